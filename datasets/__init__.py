@@ -1,0 +1,49 @@
+"""Video datasets by name. A clip is uint8 (T, C, H, W), and clip i is a function of (seed, split, i) alone."""
+
+import inspect
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from datasets import moving_mnist, smmnist_srvp
+from datasets.bouncing import SPLITS
+
+LOADERS = {
+    "digits": moving_mnist.digits,
+    "moving_mnist": moving_mnist.moving_mnist,
+    "smmnist_srvp": smmnist_srvp.smmnist_srvp,
+}
+
+
+def dataset_options(name: str) -> tuple[str, ...]:
+    """Names of the options that a dataset takes besides load_dataset's own arguments."""
+    if name not in LOADERS:
+        raise ValueError(f"unknown dataset {name!r}, expected one of {', '.join(LOADERS)}")
+    own = ("root", "split", "seq_len", "image_size", "seed")
+    return tuple(option for option in inspect.signature(LOADERS[name]).parameters if option not in own)
+
+
+def load_dataset(
+    name: str, root: str | Path | None, split: str, *, seq_len: int, image_size: int = 64, seed: int = 0, **options
+) -> Dataset:
+    """Map-style dataset of uint8 (T, C, H, W) clips.
+
+    Args:
+        name: a key of LOADERS; the loader it names documents the options.
+        root: folder of the data, or None where the dataset needs none.
+        split: train | valid | test. Their clips, and the digits or videos these are made of, have nothing in common.
+        seq_len: T, frames per clip.
+        image_size: H = W, px.
+        seed: of datasets that are made on the fly.
+
+    Raises:
+        ValueError: a name, split or option that does not exist, or a value that cannot work.
+        FileNotFoundError: data that is missing, with the command that gets it.
+    """
+    known = dataset_options(name)
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}, expected one of {', '.join(SPLITS)}")
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}, expected one of {', '.join(known)}")
+    return LOADERS[name](root, split, seq_len=seq_len, image_size=image_size, seed=seed, **options)

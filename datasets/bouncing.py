@@ -1,0 +1,217 @@
+"""Digits that bounce in a box: start, motion and drawing of a whole batch of clips at once, in NumPy.
+
+Two flavours of Moving MNIST:
+    exact  reflected where the path crosses the border, float positions (SRVP, Franceschi et al. 2020, arXiv:2002.09219)
+    svg    set back onto the border, integer positions (SVG, Denton & Fergus 2018, arXiv:1802.07687)
+
+Letters: B clips, D digits per clip, T frames, S digit size, H image size.
+Units:   positions in pixels, of the digit's upper left corner; speeds in pixels per frame. Axis 0 is the row, 1 the column.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy import ndarray
+
+SPLITS = ("train", "valid", "test")
+EPS = 1e-8  # how far outside still counts as on the border, as in SRVP
+MAX_BOUNCES = 8  # per digit and frame; a corner at high speed may ask for more: the digit is then set onto the border
+
+
+@dataclass(frozen=True, kw_only=True)
+class Motion:
+    """How digits move. A speed component is uniform over the integers v with min_speed <= |v| <= max_speed."""
+
+    flavour: str = "exact"  # or "svg"
+    image_size: int = 64
+    digit_size: int = 28
+    n_digits: int = 2
+    deterministic: bool = False  # True: a bounce changes signs alone; False: it draws a new speed
+    min_speed: int = 0  # px/frame, per component
+    max_speed: int = 4  # px/frame, per component; 0 makes the digits stand still
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("image_size", 1), ("digit_size", 1), ("n_digits", 1), ("min_speed", 0), ("max_speed", 0)):
+            check_int(name, getattr(self, name), lowest)
+        if self.deterministic not in (True, False):
+            raise ValueError(f"deterministic must be True or False, got {self.deterministic!r}")
+        if self.largest < 0:
+            sign = ">" if self.flavour == "svg" else ">="
+            raise ValueError(f"image_size must be {sign} digit_size = {self.digit_size}, got {self.image_size}")
+        if self.max_speed < self.min_speed:
+            raise ValueError(f"max_speed must be >= min_speed = {self.min_speed}, got {self.max_speed}")
+        if self.max_speed >= self.largest and self.max_speed > 0:
+            raise ValueError(
+                f"max_speed must be 0 or < {self.largest}, the largest position of a {self.digit_size} px digit "
+                f"in a {self.image_size} px image, got {self.max_speed}"
+            )
+
+    @property
+    def largest(self) -> int:
+        """Largest position, px. SVG's digits never touch the last row and column."""
+        return self.image_size - self.digit_size - (self.flavour == "svg")
+
+    @property
+    def speeds(self) -> ndarray:
+        """Values of a speed component, each as likely as the others; min 0, max 4 is randint(-4, 5)."""
+        values = np.arange(-self.max_speed, self.max_speed + 1, dtype=np.float64)
+        return values[np.abs(values) >= self.min_speed]
+
+    @property
+    def speeds_inward(self) -> ndarray:
+        """Values of a component that must lead off the border it hit (svg flavour): never 0 unless max_speed is."""
+        return np.arange(min(max(1, self.min_speed), self.max_speed), self.max_speed + 1, dtype=np.float64)
+
+
+def check_int(name: str, value: object, lowest: int) -> None:
+    """Raises ValueError unless value is an integer (not a bool) of at least lowest."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
+        raise ValueError(f"{name} must be an integer >= {lowest}, got {value!r}")
+
+
+def choose(values: ndarray, u: ndarray) -> ndarray:
+    """Elements of values at uniform numbers u in [0, 1)."""
+    return values[(u * len(values)).astype(np.intp)]
+
+
+def clip_noise(seed: int, split: str, indices: Sequence[int], n_frames: int, n_digits: int) -> tuple[ndarray, ndarray]:
+    """All the randomness of clips, a function of (seed, split, index) alone, whatever the batch.
+
+    Returns:
+        Uniform numbers in [0, 1): (5, B, D) for glyph, start position and start speed; (T, MAX_BOUNCES, 2, B, D) for
+        the speeds after bounces. More frames continue the block, so a longer clip begins as the shorter one does.
+    """
+    n_start, n_bounce = 5 * n_digits, n_frames * MAX_BOUNCES * 2 * n_digits
+    stream = [seed, SPLITS.index(split)]
+    u = np.empty((len(indices), n_start + n_bounce))
+    for row, index in zip(u, indices, strict=True):
+        np.random.default_rng([*stream, index]).random(out=row)
+    start = u[:, :n_start].reshape(-1, 5, n_digits).transpose(1, 0, 2)
+    bounces = u[:, n_start:].reshape(-1, n_frames, MAX_BOUNCES, 2, n_digits).transpose(1, 2, 3, 0, 4)
+    return start, bounces
+
+
+def simulate(motion: Motion, start: ndarray, bounces: ndarray) -> ndarray:
+    """Motion of digits from uniform noise in [0, 1).
+
+    Args:
+        start: (4, B, D) start row, column and their speeds.
+        bounces: (T, MAX_BOUNCES, 2, B, D), for the speeds after bounces.
+
+    Returns:
+        (T, 4, B, D) float64: row, column and their speeds at every frame, positions within [0, motion.largest].
+    """
+    position = np.floor(start[:2] * (motion.largest + 1))
+    speed = choose(motion.speeds, start[2:])
+    if motion.flavour == "svg":
+        return _simulate_svg(motion, position, speed, bounces)
+    new_speeds = None if motion.deterministic else choose(motion.speeds, bounces)
+    return simulate_exact(position, speed, motion.largest, len(bounces), new_speeds)
+
+
+def simulate_exact(
+    position: ndarray, speed: ndarray, largest: int, n_frames: int, new_speeds: ndarray | None = None
+) -> ndarray:
+    """Exact reflection off the borders of [0, largest]^2; each frame resolves its bounces, is noted, and then moves.
+
+    Args:
+        position, speed: (2, ...) float64 at the start.
+        new_speeds: (T, R, 2, ...), the speed after bounce r of frame t, its signs still to be turned inward; None keeps
+            the magnitudes (deterministic motion).
+
+    Returns:
+        (T, 4, ...) float64, positions and speeds.
+    """
+    position, speed = position.copy(), speed.copy()
+    states = np.empty((n_frames, 4, *position.shape[1:]))
+    for t in range(n_frames):
+        for r in range(MAX_BOUNCES):
+            out = is_outside(position, largest)
+            if not out.any():
+                break
+            redrawn = (speed if new_speeds is None else new_speeds[t, r])[:, out]
+            position[:, out], speed[:, out] = bounce(position[:, out], speed[:, out], redrawn, largest)
+        else:
+            position.clip(0, largest, out=position)
+        states[t, :2], states[t, 2:] = position, speed
+        position += speed
+    return states
+
+
+def is_outside(position: ndarray, largest: int) -> ndarray:
+    """(2, ...) positions -> (...) bool, outside [0, largest]^2 by more than EPS."""
+    return (np.abs(position - largest / 2) > largest / 2 + EPS).any(0)
+
+
+def bounce(position: ndarray, speed: ndarray, redrawn: ndarray, largest: int) -> tuple[ndarray, ndarray]:
+    """One bounce of digits that have left [0, largest]^2, at the point where their straight path crossed the border.
+
+    Args:
+        position, speed: (2, n) float64, the position outside and the speed that led there.
+        redrawn: (2, n) speed after the bounce; the components at borders that were hit are turned inward.
+
+    Returns:
+        Position (2, n) after the time left since the bounce, possibly outside another border, and speed (2, n).
+
+    Source: SRVP's Moving MNIST, arXiv:2002.09219; its published test set fixes the order of the operations.
+    """
+    (x, y), (dx, dy) = position, speed
+    crossing, speed = position.clip(0, largest), redrawn.copy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = dy / dx
+        offset = y - slope * x
+        for axis, border, inward in ((0, 0, 1), (0, largest, -1), (1, 0, 1), (1, largest, -1)):
+            violated = position[axis] < -EPS if border == 0 else position[axis] > largest + EPS
+            along = slope * border + offset if axis == 0 else np.where(dx == 0, x, (border - offset) / slope)
+            hit = violated & (along >= -EPS) & (along <= largest + EPS)  # near a corner one of two borders is missed
+            crossing[axis, hit], crossing[1 - axis, hit] = border, along[hit]
+            speed[axis, hit] = inward * np.abs(speed[axis, hit])
+        time_left = np.where(dx == 0, (y - crossing[1]) / dy, (x - crossing[0]) / dx)
+    return crossing + speed * time_left, speed
+
+
+def _simulate_svg(motion: Motion, position: ndarray, speed: ndarray, bounces: ndarray) -> ndarray:
+    """SVG's motion, (T, 4, ...): a digit past a border is set onto it; rows first, then columns.
+
+    Unless the motion is deterministic both components are drawn anew, the one across the border leading inward. Then
+    the next axis is tested, so the speed may still lead outside; the next frame corrects that.
+
+    Source: data/moving_mnist.py of SVG's released code, where y is the row.
+    """
+    states = np.empty((len(bounces), 4, *position.shape[1:]))
+    for t, noise in enumerate(bounces):
+        for axis in (0, 1):
+            low, high = position[axis] < 0, position[axis] > motion.largest
+            hit, inward = low | high, np.where(high, -1, 1)
+            position[axis] = position[axis].clip(0, motion.largest)
+            if motion.deterministic:
+                speed[axis, hit] *= -1
+            else:
+                speed[axis, hit] = (inward * choose(motion.speeds_inward, noise[axis, 0]))[hit]
+                speed[1 - axis, hit] = choose(motion.speeds, noise[axis, 1])[hit]
+        states[t, :2], states[t, 2:] = position, speed
+        position += speed
+    return states
+
+
+def render(glyphs: ndarray, states: ndarray, image_size: int) -> ndarray:
+    """Sum of the digits, clipped at 255.
+
+    Args:
+        glyphs: (B, D, S, S) uint8.
+        states: (T, >= 2, B, D), rows and columns first; rounded to pixels, halves to even.
+
+    Returns:
+        (B, T, H, W) uint8.
+    """
+    n_frames, (n_clips, n_digits, size, _) = len(states), glyphs.shape
+    rows, columns = np.rint(states[:, :2]).astype(np.intp).transpose(1, 3, 2, 0).reshape(2, n_digits, -1)  # (D, B * T)
+    frames = np.zeros((n_clips * n_frames, image_size, image_size), np.uint8)
+    windows = np.lib.stride_tricks.sliding_window_view(frames, (size, size), axis=(1, 2), writeable=True)
+    every = np.arange(len(frames))
+    for d in range(n_digits):
+        digit = glyphs[:, d].repeat(n_frames, axis=0)  # (B * T, S, S)
+        below = windows[every, rows[d], columns[d]]
+        windows[every, rows[d], columns[d]] = below + np.minimum(digit, ~below)  # ~below is 255 - below: no overflow
+    return frames.reshape(n_clips, n_frames, image_size, image_size)

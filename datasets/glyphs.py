@@ -1,0 +1,158 @@
+"""Pictures of digits, uint8 (N, S, S): `mnist` is downloaded, `drawn` is made from the font that comes with Pillow.
+
+The train, valid and test glyphs of a source have no member in common.
+
+    python -m datasets.glyphs ROOT    downloads MNIST into ROOT/MNIST/raw, or replaces a damaged copy
+"""
+
+import contextlib
+import functools
+import io
+import os
+import sys
+import tempfile
+from http.client import HTTPException
+from pathlib import Path
+
+import numpy as np
+from numpy import ndarray
+from PIL import Image, ImageDraw, ImageFont
+from torchvision.datasets import MNIST
+
+N_MNIST_TRAIN = 57_000  # 95 % of MNIST's 60,000 training digits; the other 3,000 are the valid split
+MNIST_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+# What torchvision, gzip, urllib and http raise for a file or a download that is damaged, and for no network at all.
+MNIST_ERRORS = (RuntimeError, OSError, EOFError, HTTPException, AssertionError, ValueError, LookupError)
+N_DRAWN = {"train": 3_800, "valid": 200, "test": 1_000}
+
+
+def load_glyphs(source: str, root: str | Path | None, split: str, size: int) -> ndarray:
+    """(N, size, size) uint8 glyphs of a split, made once per process; root matters to `mnist` alone.
+
+    Raises:
+        ValueError: unknown source.
+        FileNotFoundError: MNIST is missing or damaged and cannot be downloaded.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"unknown glyphs {source!r}, expected one of {', '.join(SOURCES)}")
+    return SOURCES[source](root, split, size)
+
+
+@functools.cache
+def mnist(root: str | Path | None, split: str, size: int) -> ndarray:
+    """MNIST's digits; train and valid come from its training split, test from its test split."""
+    if root is None:
+        raise ValueError("root must be the folder that holds MNIST or receives it, got None")
+    root = Path(root)
+    try:
+        if not all((_raw(root) / name).is_file() for name in MNIST_FILES):
+            download_mnist(root)
+        digits = _read_mnist(root, split != "test")
+    except MNIST_ERRORS as error:
+        raise FileNotFoundError(
+            f"no usable MNIST in {_raw(root)} ({_one_line(error)}); download it with `python -m datasets.glyphs {root}`, "
+            "or use `--data.name digits`, which needs no download"
+        ) from None
+    digits = {"train": digits[:N_MNIST_TRAIN], "valid": digits[N_MNIST_TRAIN:], "test": digits}[split]
+    if size == 28:
+        return digits
+    # Pillow's bilinear filter is what torchvision's Resize applies to images, and so what SVG's digits went through.
+    resize = Image.Resampling.BILINEAR
+    return np.stack([np.asarray(Image.fromarray(digit).resize((size, size), resize)) for digit in digits])
+
+
+def _raw(root: Path) -> Path:
+    return root / "MNIST" / "raw"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__} {error}".split())
+
+
+@functools.cache
+def _read_mnist(root: Path, train: bool) -> ndarray:
+    digits = MNIST(root, train=train).data.numpy()
+    expected = (60_000 if train else 10_000, 28, 28)
+    if digits.shape != expected:
+        raise ValueError(f"digits are {digits.shape}, expected {expected}")
+    return digits
+
+
+def download_mnist(root: Path) -> None:
+    """Downloads MNIST, checksums verified, beside its place and moves it there: each file is whole or absent."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".mnist-") as partial:
+        with contextlib.redirect_stdout(io.StringIO()):  # torchvision prints each mirror it gives up
+            MNIST(partial, download=True)
+        _raw(root).mkdir(parents=True, exist_ok=True)
+        for name in MNIST_FILES:
+            os.replace(_raw(Path(partial)) / name, _raw(root) / name)
+
+
+@functools.cache
+def drawn(root: str | Path | None, split: str, size: int) -> ndarray:
+    """Digits in Pillow's font, each turned, slanted, stretched and thickened in its own way; root is not used."""
+    rng = np.random.default_rng([0, tuple(N_DRAWN).index(split), size])
+    n, canvas, scale = N_DRAWN[split], 4 * size, 2 if size <= 32 else 1  # large glyphs need no supersampling
+    strokes = size * np.array([0.0, 0.04, 0.08, 0.12])  # thickening, in px of the canvas
+    stamps = [[_stamp(str(digit), canvas, round(stroke)) for stroke in strokes] for digit in range(10)]
+    digits, weights = np.arange(n) % 10, rng.integers(len(strokes), size=n)
+
+    # Each glyph reads a quadrilateral of its stamp: the unit square, sheared, rotated, scaled, its corners shaken.
+    corners = np.array([[-0.5, -0.5], [-0.5, 0.5], [0.5, 0.5], [0.5, -0.5]])  # NW, SW, SE, NE as (x, y)
+    angle, shear = rng.normal(0, 0.14, n), rng.normal(0.1, 0.18, n)  # radians; x per y, slanted right on average
+    shrink = 1 / np.stack([rng.uniform(0.75, 1.15, n), rng.uniform(0.85, 1.1, n)], axis=-1)  # (N, 2)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]).transpose(2, 0, 1)
+    slant = np.eye(2) + shear[:, None, None] * np.array([[0.0, 1.0], [0.0, 0.0]])
+    quads = np.einsum("nij,njk,nk,ck->nci", rotation, slant, shrink, corners)  # (N, 4, 2)
+    quads = canvas * (0.5 + quads + rng.uniform(-0.1, 0.1, quads.shape))
+
+    glyphs = np.empty((n, size, size), np.uint8)
+    for glyph, digit, weight, quad in zip(glyphs, digits, weights, quads.reshape(n, 8), strict=True):
+        large = (scale * size, scale * size)
+        image = stamps[digit][weight].transform(large, Image.Transform.QUAD, quad, Image.Resampling.BILINEAR)
+        glyph[:] = image.reduce(scale)
+    return glyphs
+
+
+def _stamp(text: str, canvas: int, stroke: int) -> Image.Image:
+    """One upright character, white on black, centred, about two thirds as high as its canvas."""
+    image, middle = Image.new("L", (canvas, canvas)), canvas / 2
+    font = ImageFont.load_default(0.8 * canvas)
+    box = font.getbbox(text, anchor="ls", stroke_width=stroke)
+    at = (middle - (box[0] + box[2]) / 2, middle - (box[1] + box[3]) / 2)
+    ImageDraw.Draw(image).text(at, text, fill=255, font=font, anchor="ls", stroke_width=stroke)
+    return image
+
+
+SOURCES = {"mnist": mnist, "drawn": drawn}
+
+
+def main(arguments: list[str]) -> None:
+    """Exits with one line unless MNIST is whole in the folder afterwards."""
+    if len(arguments) != 1:
+        raise SystemExit("usage: python -m datasets.glyphs ROOT")
+    root = Path(arguments[0])
+
+    def read() -> None:
+        for train in (True, False):
+            _read_mnist(root, train)
+
+    try:
+        try:
+            read()
+        except MNIST_ERRORS:
+            download_mnist(root)
+            read()
+    except MNIST_ERRORS as error:
+        raise SystemExit(f"no MNIST in {_raw(root)}: {_one_line(error)}") from None
+    print(f"MNIST is in {_raw(root)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,147 @@
+"""Moving MNIST made on the fly: `moving_mnist` with handwritten digits, `digits` with drawn ones and no download."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datasets import bouncing
+
+# Made on the fly, a training clip costs nothing until it is asked for, so there are more of them than any run looks at
+# (2**24 is 170,000 steps of batch 100) and no clip comes twice. Valid and test are fixed sets to measure on.
+N_CLIPS = {"train": 2**24, "valid": 4096, "test": 10_000}
+
+MOVING_MNIST_FLAVOURS = {28: "exact", 32: "svg"}  # digit_size -> flavour
+
+
+class ClipDataset(Dataset):
+    """Map-style dataset of uint8 (T, C, H, W) clips that are made a whole batch at a time.
+
+    A subclass sets n_clips and makes clips in `clips`; clip i must not depend on the other indices of its batch.
+    """
+
+    channels = 1
+    n_clips: int
+
+    def clips(self, indices: Sequence[int]) -> np.ndarray:
+        """(B, T, H, W) uint8; indices in [0, n_clips)."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self.n_clips
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Tensor]:
+        """(T, 1, H, W) uint8 each; DataLoader fetches its batches here."""
+        indices = [int(index) for index in indices]
+        for index in indices:
+            if not 0 <= index < self.n_clips:
+                raise IndexError(f"clip {index} is not in 0..{self.n_clips - 1}")
+        return list(torch.from_numpy(self.clips(indices)).unsqueeze(2))  # B x (T, 1, H, W)
+
+    def content_hash(self, n: int) -> str:
+        """SHA-256, hexadecimal, of the first n clips as uint8 (N, T, H, W)."""
+        bouncing.check_int("n", n, 0)
+        if n > self.n_clips:
+            raise ValueError(f"n must be <= {self.n_clips}, the number of clips, got {n}")
+        digest = hashlib.sha256()
+        for first in range(0, n, 64):
+            digest.update(self.clips(range(first, min(first + 64, n))).tobytes())
+        return digest.hexdigest()
+
+
+class MovingDigits(ClipDataset):
+    """Bouncing digits; clip i is a function of (seed, split, i) alone.
+
+    It pickles to a few hundred bytes: the glyphs are looked up in the process's own table, which forked workers inherit
+    and spawned ones make again.
+    """
+
+    def __init__(
+        self, glyphs: str, root: str | Path | None, split: str, motion: bouncing.Motion, *, seq_len: int, seed: int
+    ) -> None:
+        bouncing.check_int("seq_len", seq_len, 1)
+        bouncing.check_int("seed", seed, 0)
+        self.glyphs, self.root, self.split, self.motion = glyphs, root, split, motion
+        self.seq_len, self.seed, self.n_clips = seq_len, seed, N_CLIPS[split]
+        self.glyph_table()  # a missing download is an error here, not in the first batch
+
+    def glyph_table(self) -> np.ndarray:
+        """(N, S, S) uint8, every glyph of the split."""
+        from datasets.glyphs import load_glyphs  # not at the top, or `python -m datasets.glyphs` would load it twice
+
+        return load_glyphs(self.glyphs, self.root, self.split, self.motion.digit_size)
+
+    def latents(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """What the clips show: glyph numbers (B, D) and states (T, 4, B, D), row, column and their speeds."""
+        noise, bounces = bouncing.clip_noise(self.seed, self.split, indices, self.seq_len, self.motion.n_digits)
+        chosen = bouncing.choose(np.arange(len(self.glyph_table())), noise[0])
+        return chosen, bouncing.simulate(self.motion, noise[1:], bounces)
+
+    def clips(self, indices: Sequence[int]) -> np.ndarray:
+        chosen, states = self.latents(indices)
+        return bouncing.render(self.glyph_table()[chosen], states, self.motion.image_size)
+
+
+def moving_mnist(
+    root: str | Path | None,
+    split: str,
+    *,
+    seq_len: int,
+    image_size: int = 64,
+    seed: int = 0,
+    glyphs: str = "mnist",
+    n_digits: int = 2,
+    deterministic: bool = False,
+    min_speed: int = 0,
+    max_speed: int = 4,
+    digit_size: int = 28,
+) -> MovingDigits:
+    """Stochastic Moving MNIST; digit_size 28 moves as in SRVP's test set (exact flavour), 32 as in SVG's (svg)."""
+    if digit_size not in MOVING_MNIST_FLAVOURS:
+        raise ValueError(f"digit_size of moving_mnist must be 28 (SRVP) or 32 (SVG), got {digit_size!r}")
+    motion = bouncing.Motion(
+        flavour=MOVING_MNIST_FLAVOURS[digit_size],
+        image_size=image_size,
+        digit_size=digit_size,
+        n_digits=n_digits,
+        deterministic=deterministic,
+        min_speed=min_speed,
+        max_speed=max_speed,
+    )
+    return MovingDigits(glyphs, root, split, motion, seq_len=seq_len, seed=seed)
+
+
+def digits(
+    root: str | Path | None,
+    split: str,
+    *,
+    seq_len: int,
+    image_size: int = 64,
+    seed: int = 0,
+    n_digits: int = 1,
+    deterministic: bool = False,
+    min_speed: int = 0,
+    max_speed: int = 4,
+    digit_size: int | None = None,
+) -> MovingDigits:
+    """Drawn digits in the exact flavour, of any digit_size from 8 to image_size, half of image_size unless given."""
+    bouncing.check_int("image_size", image_size, 8)
+    if digit_size is None:
+        digit_size = max(8, image_size // 2)
+    bouncing.check_int("digit_size", digit_size, 8)
+    motion = bouncing.Motion(
+        image_size=image_size,
+        digit_size=digit_size,
+        n_digits=n_digits,
+        deterministic=deterministic,
+        min_speed=min_speed,
+        max_speed=max_speed,
+    )
+    return MovingDigits("drawn", root, split, motion, seq_len=seq_len, seed=seed)

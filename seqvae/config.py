@@ -1,0 +1,253 @@
+"""The settings of a run: one tree of frozen dataclasses, its presets, and JSON both ways.
+
+Every field is a flag of train.py (`--model.z-dim 32`). A field that nothing would read is refused by name.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from seqvae.likelihoods import LikelihoodConfig, build_likelihood
+from seqvae.model import ModelConfig, SequenceVAE
+from seqvae.networks import IMAGE_SIZES
+from seqvae.objectives import ObjectiveConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which videos, and how they are cut. Unset options take the dataset's default."""
+
+    name: Literal["digits", "moving_mnist"] = "digits"  # digits: drawn here, nothing to download; moving_mnist: real ones
+    root: str = "data"  # folder of downloaded files (moving_mnist)
+    n_past: int = 5  # frames to condition on
+    n_future: int = 10  # frames to predict in training
+    image_size: int = 64  # 32, 64 or 128 pixels
+    seed: int = 0  # clip i of a split is a function of (seed, split, i) alone
+    glyphs: Literal["mnist", "drawn"] | None = None  # moving_mnist: where the digits come from; mnist
+    digit_size: int | None = None  # moving_mnist: 28 (exact reflection, the fixed test set) or 32 (SVG); digits: any
+    n_digits: int | None = None  # digits per clip; moving_mnist 2, digits 1
+    deterministic: bool | None = None  # keep the speed at a bounce instead of drawing a new one; False
+    min_speed: int | None = None  # smallest |dx| and |dy|, pixels per frame; 0
+    max_speed: int | None = None  # largest |dx| and |dy|, pixels per frame; 4
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        if self.n_past < 1:
+            raise ValueError(f"data.n-past must be >= 1 frame to condition on, got {self.n_past}")
+        if self.n_future < 1:
+            raise ValueError(
+                f"data.n-past is {self.n_past} of {self.n_past + self.n_future} frames (data.n-future {self.n_future}): "
+                "no frame is left to predict; give data.n-future >= 1"
+            )
+        if self.image_size not in IMAGE_SIZES:
+            raise ValueError(f"data.image-size is {self.image_size}; networks exist for {', '.join(map(str, IMAGE_SIZES))}")
+
+    def options(self) -> dict[str, object]:
+        """The dataset's own options, those that were set."""
+        names = ("glyphs", "digit_size", "n_digits", "deterministic", "min_speed", "max_speed")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
+    def seq_len(self) -> int:
+        """Frames of a training clip."""
+        return self.n_past + self.n_future
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Adam, as every method here uses it."""
+
+    steps: int = 180_000  # optimizer steps in all; SVG: 300 epochs of 600
+    batch_size: int = 100  # clips per step
+    lr: float = 2e-3  # SVG's; a learned sigma takes ten times as much
+    schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate after warm-up; cosine ends at 0
+    warmup: int = 0  # steps of linear warm-up
+    grad_clip: float | None = None  # largest gradient norm of the loss in nats per frame; None: no clipping
+    ema: float | None = None  # decay of averaged weights, used for validation and evaluation; None: none are kept
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "lr", "grad_clip"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"optim.{name.replace('_', '-')} must be > 0, got {value}")
+        if not 0 <= self.warmup <= self.steps:
+            raise ValueError(f"optim.warmup must be in [0, optim.steps = {self.steps}], got {self.warmup}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"optim.ema must be in (0, 1), got {self.ema}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Where and how fast; none of it changes what is computed, up to rounding."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
+    amp: Literal["auto", "bf16", "off"] = "auto"  # bfloat16 autocast of the convolutions; auto: on CUDA alone
+    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile of encoder and decoder; auto: on CUDA with a C compiler
+    workers: int = 2  # data loading processes; 0 makes the clips between steps
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"compute.workers must be >= 0, got {self.workers}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Seed and intervals, in optimizer steps."""
+
+    seed: int = 0  # weights, noise and the order of clips
+    log_every: int = 50  # a line of metrics.jsonl: means over the steps since the line before
+    sample_every: int = 5_000  # a GIF of predictions for validation clips
+    checkpoint_every: int = 2_000  # validation, then a checkpoint
+    n_valid: int = 256  # validation clips
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "sample_every", "checkpoint_every", "n_valid"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"run.{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"run.seed must be >= 0, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbConfig:
+    """Weights & Biases; metrics.jsonl is written in any case."""
+
+    mode: Literal["off", "offline", "online"] = "off"  # offline needs no network: files under the run folder
+    project: str = "seqvae"  # name of the project there
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A run of train.py, whole."""
+
+    run_dir: str | None = None  # where it is kept, and resumed from; runs/<preset>
+    init_from: str | None = None  # another run's folder, whose weights a new run starts from (all but the likelihood's)
+    dry_run: bool = False  # print the settings, sizes and cost, and stop
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    run: RunSettings = field(default_factory=RunSettings)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        objective, likelihood = self.objective, self.likelihood
+        if objective.name == "geco":
+            if likelihood.name != "gaussian":
+                raise ValueError(f"objective geco bounds a squared error: use likelihood.name gaussian, not {likelihood.name}")
+            if likelihood.sigma is not None:
+                raise ValueError("likelihood.sigma is not used by objective geco, its multiplier takes sigma's place; drop it")
+            if self.model.prior == "none":
+                raise ValueError("objective geco weighs a KL, and model.prior none has no latent; use objective.name elbo")
+        elif likelihood.name != "gaussian":
+            for name in ("beta", "svg_beta"):
+                if getattr(objective, name) not in (None, 1.0):
+                    raise ValueError(
+                        f"objective.{name.replace('_', '-')} goes with likelihood.name gaussian: {likelihood.name} "
+                        "calibrates itself, its KL weighs 1; drop it (or pass None)"
+                    )
+        if self.model.prior == "none" and (objective.beta, objective.svg_beta) != (None, None):
+            raise ValueError("objective.beta weighs a KL, and model.prior none has no latent; drop it (or pass None)")
+
+    def resolved(self) -> "RunConfig":
+        """The same with every default that depends on another field written out."""
+        return dataclasses.replace(self, objective=self.objective.resolved())
+
+
+def build_model(cfg: RunConfig, channels: int) -> SequenceVAE:
+    """The model of a run, with the weights that run.seed gives it; `channels` is the dataset's."""
+    torch.manual_seed(cfg.run.seed)
+    options = {} if cfg.likelihood.sigma is None else {"sigma": cfg.likelihood.sigma}
+    likelihood = build_likelihood(cfg.likelihood.name, channels, **options)
+    return SequenceVAE(cfg.model, likelihood, image_size=cfg.data.image_size, channels=channels, n_past=cfg.data.n_past)
+
+
+# May differ when a run goes on: how long, how often, where; never what is computed.
+MAY_CHANGE = {
+    *("optim.steps", "run.log_every", "run.sample_every", "run.checkpoint_every", "wandb.mode", "wandb.project"),
+    *("compute.workers", "compute.device", "data.root", "run_dir", "dry_run"),
+}
+
+
+def to_json(cfg: RunConfig) -> dict[str, object]:
+    """Plain nested dict, for json.dump."""
+    return TypeAdapter(RunConfig).dump_python(cfg, mode="json")
+
+
+def from_json(tree: dict[str, object], where: Path) -> RunConfig:
+    """The reverse; ValueError naming `where` and the first bad field if it is not one of ours."""
+    try:
+        return TypeAdapter(RunConfig).validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field_name = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{where} is no settings file of this version: {field_name}: {first['msg']}") from None
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """`field: old -> new` for each field that differs and may not when a run goes on."""
+    flat_old, flat_new = _flat(to_json(old.resolved())), _flat(to_json(new.resolved()))
+    return [
+        f"{name}: {flat_old[name]} -> {flat_new[name]}"
+        for name in flat_old
+        if name not in MAY_CHANGE and flat_old[name] != flat_new[name]
+    ]
+
+
+def _flat(tree: dict[str, object], prefix: str = "") -> dict[str, object]:
+    leaves: dict[str, object] = {}
+    for name, value in tree.items():
+        leaves |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return leaves
+
+
+_SMMNIST = DataConfig(name="moving_mnist")
+_GAUSSIAN = LikelihoodConfig(name="gaussian")
+
+# What a preset is for, and what it sets. The demo's numbers were chosen on two CPU cores (benchmarks/results/).
+PRESETS: dict[str, tuple[str, RunConfig]] = {
+    "demo": (
+        "a few CPU minutes on drawn digits: GECO at 32 px",
+        RunConfig(
+            data=DataConfig(name="digits", image_size=32, digit_size=16, deterministic=True, min_speed=2, max_speed=3),
+            model=ModelConfig(width=16, z_dim=8, g_dim=64, rnn_size=128),
+            likelihood=_GAUSSIAN,
+            objective=ObjectiveConfig(name="geco", tolerance=0.08, lambda_warmup=200),
+            optim=OptimConfig(steps=1_500, batch_size=32, schedule="cosine", warmup=50),
+            compute=ComputeConfig(amp="off", compile="off", workers=0),
+            run=RunSettings(sample_every=500, checkpoint_every=250, n_valid=64),
+        ),
+    ),
+    "smmnist-geco": (
+        "stochastic Moving MNIST, GECO: per-pixel RMSE 0.06",
+        RunConfig(
+            data=_SMMNIST, likelihood=_GAUSSIAN, objective=ObjectiveConfig(name="geco", tolerance=0.06, lambda_warmup=2_000)
+        ),
+    ),
+    "smmnist-sigma": ("stochastic Moving MNIST, sigma-VAE with the optimal sigma", RunConfig(data=_SMMNIST)),
+    "smmnist-beta": (
+        "stochastic Moving MNIST, SVG-LP as published: unit sigma, SVG's beta 1e-4",
+        RunConfig(data=_SMMNIST, likelihood=_GAUSSIAN, objective=ObjectiveConfig(svg_beta=1e-4)),
+    ),
+    "smmnist-deterministic": (
+        "Moving MNIST without a latent: the baseline that cannot be unsure",
+        RunConfig(data=_SMMNIST, model=ModelConfig(prior="none")),
+    ),
+}

@@ -1,0 +1,197 @@
+"""The recurrent latent video predictor (SVG: Denton & Fergus 2018, arXiv:1802.07687) around any likelihood.
+
+Shapes: N samples, B videos, T frames, C H W, G = g_dim, Z = z_dim. Frame 0 is only conditioned on: frames 1..T-1 are
+predicted, the one at t from h_{t-1}, z_t and the skips of an observed frame. The recurrent cores read real frames and
+z, never their own pictures, so training has no loop over time; only `rollout` has.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from einops import rearrange, repeat
+from pydantic import ConfigDict
+from torch import Tensor, nn
+
+from seqvae.gaussian import Gaussian, gaussian_kl, standard_normal_like
+from seqvae.likelihoods import Likelihood
+from seqvae.networks import build_decoder, build_encoder
+from seqvae.networks.recurrent import FramePredictor, GaussianLSTM
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of the predictor; the defaults are SVG's for Moving MNIST."""
+
+    network: Literal["dcgan"] = "dcgan"  # encoder and decoder, with skips
+    norm: Literal["batch", "group"] = "batch"  # of the convolutions; batch as in SVG, group is blind to the batch
+    prior: Literal["learned", "fixed", "none"] = "learned"  # SVG-LP, SVG-FP, or no latent: a deterministic predictor
+    width: int = 64  # channels of the finest level
+    g_dim: int = 128  # frame feature
+    rnn_size: int = 256  # hidden units of every LSTM
+    predictor_layers: int = 2  # LSTM layers of the frame predictor
+    z_dim: int | None = None  # latents per frame, 10 unless set; unused with prior none
+    posterior_layers: int | None = None  # LSTM layers, 1 unless set; unused with prior none
+    prior_layers: int | None = None  # LSTM layers, 1 unless set; used with prior learned alone
+    last_frame_skip: bool = False  # skips from the frame before, predicted ones too, instead of the last observed frame
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        unused = {"none": ("z_dim", "posterior_layers", "prior_layers"), "fixed": ("prior_layers",), "learned": ()}
+        for name in unused[self.prior]:
+            if getattr(self, name) is not None:
+                flag = f"model.{name.replace('_', '-')}"
+                raise ValueError(f"{flag} is not used with model.prior {self.prior}; drop it (or pass None)")
+        for name in ("width", "g_dim", "rnn_size", "predictor_layers", "z_dim", "posterior_layers", "prior_layers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"model.{name.replace('_', '-')} must be >= 1, got {value}")
+
+    @property
+    def latents(self) -> int:
+        """Z: 0 without a latent."""
+        return 0 if self.prior == "none" else (self.z_dim or 10)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `SequenceVAE.forward` returns: for each of frames 1..T-1, float32."""
+
+    params: Tensor  # (B, T-1, likelihood.param_channels, H, W) likelihood parameters
+    q: Gaussian | None  # (B, T-1, Z) posterior; None without a latent
+    p: Gaussian | None  # (B, T-1, Z) prior
+    z: Tensor  # (B, T-1, Z) sampled from q
+
+    def kl(self) -> Tensor:
+        """KL(q || p) per frame, (B, T-1) nats, float64; zeros without a latent."""
+        if self.q is None:
+            return self.z.new_zeros(self.z.shape[:2], dtype=torch.float64)
+        return gaussian_kl(self.q, self.p).double()
+
+
+class SequenceVAE(nn.Module):
+    """Encoder, posterior, prior, frame predictor, decoder, likelihood. `forward` trains, `rollout` generates."""
+
+    def __init__(self, cfg: ModelConfig, likelihood: Likelihood, *, image_size: int, channels: int, n_past: int) -> None:
+        super().__init__()
+        self.n_past, self.z_dim, self.last_frame_skip = n_past, cfg.latents, cfg.last_frame_skip
+        sizes = (cfg.g_dim, cfg.width, cfg.norm)
+        self.encoder = build_encoder(cfg.network, image_size, channels, *sizes)
+        self.decoder = build_decoder(cfg.network, image_size, likelihood.param_channels, *sizes)
+        self.frame_predictor = FramePredictor(cfg.g_dim, cfg.latents, cfg.rnn_size, cfg.predictor_layers)
+        self.posterior = self.prior = None
+        if cfg.prior != "none":
+            self.posterior = GaussianLSTM(cfg.g_dim, cfg.latents, cfg.rnn_size, cfg.posterior_layers or 1)
+        if cfg.prior == "learned":
+            self.prior = GaussianLSTM(cfg.g_dim, cfg.latents, cfg.rnn_size, cfg.prior_layers or 1)
+        self.apply(_init_as_svg)
+        self.likelihood = likelihood
+
+    def forward(self, video: Tensor, noise: Tensor) -> Prediction:
+        """Teacher forcing: every frame from the real ones before it and z ~ q.
+
+        Args:
+            video: (B, T, C, H, W) in [0, 1], T > n_past.
+            noise: (B, T-1, Z) standard normal, for z.
+        """
+        n_frames = video.shape[1]
+        h, skips = self._encode(video)  # (B, T, G)
+        with _float32(video):
+            q = p = None
+            z = noise
+            if self.posterior is not None:
+                q, _ = self.posterior(h[:, 1:])  # (B, T-1, Z)
+                p = self.prior(h[:, :-1])[0] if self.prior is not None else standard_normal_like(q)
+                z = q.sample(noise)
+            g, _ = self.frame_predictor(h[:, :-1], z)  # (B, T-1, G)
+
+        n_skips = n_frames - 1 if self.last_frame_skip else self.n_past
+        # The last observed frame, as FitVid. SVG stops one earlier, at n_past - 2, which leaves n_past = 1 undefined.
+        skips = [skip[:, :n_skips].flatten(0, 1) for skip in skips]
+        halves = [
+            _repeat_last(rearrange(half, "(b t) ... -> b t ...", t=n_skips), n_frames - 1).flatten(0, 1)
+            for half in self.decoder.skip_halves(skips)
+        ]
+        params = self.decoder(g.flatten(0, 1), halves)  # (B * (T-1), param_channels, H, W)
+        return Prediction(params.float().unflatten(0, g.shape[:2]), q, p, z)
+
+    @torch.no_grad()
+    def rollout(self, context: Tensor, n_future: int, noise: Tensor) -> Tensor:
+        """Predicted futures: z from the posterior while conditioning, from the prior after; each picture is the mean.
+
+        The context is encoded once per video, and so are its skips; samples are a leading axis folded into the batch.
+
+        Args:
+            context: (B, n_past, C, H, W) in [0, 1], any n_past >= 1.
+            n_future: frames to predict.
+            noise: (N, B, n_past - 1 + n_future, Z) standard normal; it decides the samples.
+
+        Returns:
+            (N, B, n_future, C, H, W) float32 in [0, 1].
+        """
+        assert not self.training, "predictions use eval mode: batch statistics would make them depend on the batch"
+        n_samples, n_past = noise.shape[0], context.shape[1]
+        h, skips = self._encode(context)  # (B, n_past, G)
+        halves = self.decoder.skip_halves([skip[:, -1] for skip in skips])  # B frames, shared by all samples
+        noise = rearrange(noise, "n b t z -> t (n b) 1 z")
+
+        with _float32(context):
+            state = prior_state = None
+            if n_past > 1:
+                z = noise[: n_past - 1, :, 0].transpose(0, 1)  # (N * B, n_past - 1, Z)
+                if self.posterior is not None:
+                    q, _ = self.posterior(h[:, 1:])
+                    z = Gaussian(*(repeat(x, "b t z -> (n b) t z", n=n_samples) for x in q)).sample(z)
+                if self.prior is not None:
+                    _, prior_state = self.prior(h[:, :-1])
+                    prior_state = tuple(repeat(s, "l b r -> l (n b) r", n=n_samples) for s in prior_state)
+                _, state = self.frame_predictor(repeat(h[:, :-1], "b t g -> (n b) t g", n=n_samples), z)
+            h = repeat(h[:, -1:], "b t g -> (n b) t g", n=n_samples)
+
+        frames = []
+        for t in range(n_past - 1, n_past - 1 + n_future):
+            with _float32(context):
+                z = noise[t]  # (N * B, 1, Z)
+                if self.prior is not None:
+                    p, prior_state = self.prior(h, prior_state)
+                    z = p.sample(z)
+                g, state = self.frame_predictor(h, z, state)
+            frames.append(self.likelihood.mean(self.decoder(g.flatten(0, 1), halves)))  # (N * B, C, H, W)
+            if len(frames) < n_future:
+                h, skips = self._encode(frames[-1][:, None])
+                if self.last_frame_skip:
+                    halves = self.decoder.skip_halves([skip[:, 0] for skip in skips])
+        return rearrange(torch.stack(frames, 1), "(n b) t c h w -> n b t c h w", n=n_samples)
+
+    @torch.no_grad()
+    def reconstruct(self, video: Tensor, noise: Tensor) -> Tensor:
+        """Frames 1..T-1 with z from the posterior, which sees each frame it draws: (B, T-1, C, H, W) in [0, 1]."""
+        assert not self.training, "reconstructions use eval mode, as predictions do"
+        return self.likelihood.mean(self(video, noise).params)
+
+    def _encode(self, video: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, T, C, H, W) -> h (B, T, G) float32 and skips (B, T, ...), every frame in one call."""
+        h, skips = self.encoder(video.flatten(0, 1))
+        return h.float().unflatten(0, video.shape[:2]), [skip.unflatten(0, video.shape[:2]) for skip in skips]
+
+
+def _float32(like: Tensor) -> torch.autocast:
+    """The recurrent cores are cheap, and their heads need float32 (see `gaussian_kl`)."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def _repeat_last(x: Tensor, length: int) -> Tensor:
+    """(B, t, ...) -> (B, length, ...): the last entry along t fills the rest."""
+    rest = length - x.shape[1]
+    return x if rest == 0 else torch.cat([x, x[:, -1:].expand(-1, rest, *x.shape[2:])], dim=1)
+
+
+def _init_as_svg(module: nn.Module) -> None:
+    """Weights N(0, 0.02), norm scales N(1, 0.02), no bias (SVG's utils.py); LSTMs keep torch's own."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,80 @@
+"""Checkpoints that are whole or absent: last.pt, the one before it (previous.pt), and the best on validation (best.pt)."""
+
+import io
+import os
+from pathlib import Path
+
+import torch
+
+
+class DamagedCheckpoint(ValueError):
+    """No readable checkpoint where there should be one."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """A crash or a full disk leaves the old file or the new one, never half of one; OSError if it cannot be written."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def save(folder: Path, state: dict, *, best: bool) -> None:
+    """Writes last.pt, keeping the one before as previous.pt; if `best`, its weights to best.pt as well.
+
+    OSError if the disk is full; what was there before is whole then.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    last = folder / "last.pt"
+    write_atomically(folder / "new.pt", _serialised(state))
+    if last.exists():
+        os.replace(last, folder / "previous.pt")
+    os.replace(folder / "new.pt", last)
+    if best:
+        write_atomically(folder / "best.pt", _serialised({name: state[name] for name in ("step", "model", "ema")}))
+
+
+def _serialised(state: dict) -> bytes:
+    buffer = io.BytesIO()  # in memory first: torch.save hides a full disk behind an error of its own
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict:
+    """The state in `path`; DamagedCheckpoint if it is not a whole checkpoint. Tensors and plain values only, no code."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zip, pickle and runtime errors alike: torch has no single type for a broken file
+        raise DamagedCheckpoint(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
+    if not isinstance(state, dict) or not {"step", "model"} <= state.keys():
+        raise DamagedCheckpoint(f"{path} is no checkpoint of a run: it lacks step and model")
+    return state
+
+
+def load_latest(folder: Path, device: torch.device | str = "cpu") -> tuple[dict | None, str | None]:
+    """State to go on from, and a sentence if that was not simply last.pt. (None, None) in a folder without any.
+
+    A last.pt that cannot be read (a crash of the machine, a copy that broke off) is set aside as last.damaged.pt and
+    previous.pt is taken. DamagedCheckpoint if neither can be read: nothing is overwritten then.
+    """
+    last, previous = folder / "last.pt", folder / "previous.pt"
+    try:
+        if last.exists():
+            return load(last, device), None
+        if not previous.exists():
+            return None, None
+        return load(previous, device), f"{last} is missing: going on from {previous}"
+    except DamagedCheckpoint as error:
+        if not last.exists() or not previous.exists():
+            raise DamagedCheckpoint(f"{error}; there is no other: move {folder} away to start again") from None
+        state = load(previous, device)
+        os.replace(last, folder / "last.damaged.pt")
+        return state, f"{error}: going on from {previous}, step {state['step']}"

@@ -1,0 +1,69 @@
+"""Numbers and GIFs of a run: metrics.jsonl always, Weights & Biases where asked for."""
+
+import json
+import uuid
+from pathlib import Path
+
+from seqvae.config import RunConfig, to_json
+from seqvae.training.checkpoint import write_atomically
+
+Value = float | list[float]
+
+
+def read_metrics(path: Path) -> list[dict[str, Value]]:
+    """The lines of a metrics.jsonl; a last line that broke off is dropped."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class Logger:
+    """Appends to metrics.jsonl, cut back to `start_step` first, so that a resumed run repeats no line."""
+
+    def __init__(self, run_dir: Path, cfg: RunConfig, start_step: int) -> None:
+        self.path = run_dir / "metrics.jsonl"
+        kept = [line for line in read_metrics(self.path) if line["step"] <= start_step]
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self.file = self.path.open("a")
+        self.wandb = None
+        if cfg.wandb.mode != "off":
+            import wandb  # takes a second and is not needed otherwise
+
+            identity = run_dir / "wandb_id.txt"  # a resumed run goes on in the same page
+            if not identity.exists():
+                write_atomically(identity, uuid.uuid4().hex[:8].encode())
+            self.wandb = wandb.init(
+                project=cfg.wandb.project,
+                id=identity.read_text(),
+                name=run_dir.name,
+                dir=run_dir,
+                mode=cfg.wandb.mode,
+                resume="allow" if cfg.wandb.mode == "online" else None,
+                config=to_json(cfg),
+            )
+            self.wandb.define_metric("*", step_metric="step")  # its own counter never goes back; a resumed run does
+            self.video = wandb.Video
+
+    def log(self, step: int, numbers: dict[str, Value]) -> None:
+        """Numbers after `step` optimizer steps; lists are logged whole here, entry by entry there."""
+        self.file.write(json.dumps({"step": step, **numbers}) + "\n")
+        self.file.flush()
+        if self.wandb is not None:
+            flat = {}
+            for name, value in numbers.items():
+                flat |= {f"{name}/{i}": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
+            self.wandb.log({"step": step, **flat})
+
+    def gif(self, step: int, path: Path) -> None:
+        """A GIF that lies at `path` already."""
+        if self.wandb is not None:
+            self.wandb.log({"step": step, "samples": self.video(str(path), format="gif")})
+
+    def close(self) -> None:
+        self.file.close()
+        if self.wandb is not None:
+            self.wandb.finish(quiet=True)

@@ -1,0 +1,208 @@
+"""Train a stochastic video predictor.
+
+    python train.py demo                                      a few CPU minutes, nothing to download
+    python train.py smmnist-geco --data.root data             Moving MNIST, GECO
+    python train.py smmnist-sigma --optim.batch-size 32       every setting is a flag; train.py PRESET --help lists them
+    python train.py smmnist-geco --dry-run                    settings, sizes and cost, without training
+
+The same command again goes on where the run folder (runs/PRESET, or --run-dir) ends.
+"""
+
+import dataclasses
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import tyro
+from torch.utils.flop_counter import FlopCounterMode
+
+import seqvae
+from datasets import load_dataset
+from seqvae.config import PRESETS, RunConfig, build_model, differences, from_json, to_json
+from seqvae.model import SequenceVAE
+from seqvae.objectives import build_objective
+from seqvae.training import checkpoint
+from seqvae.training.checkpoint import write_atomically
+from seqvae.training.loop import Trainer, TrainingFailed, choose_device, resolve_amp, run
+
+
+def main(argv: list[str]) -> int:
+    """Exit code: 0 done or stopped by a signal, 1 the run failed, 2 the settings or the data are wrong."""
+    try:
+        cfg = parse(argv)
+        if cfg.dry_run:
+            dry_run(cfg)
+            return 0
+        trainer, train_clips, valid_clips = prepare(cfg)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        return failed(cfg, f"cannot write there: {error.strerror}")
+
+    run_dir = Path(cfg.run_dir)
+    if trainer.step >= cfg.optim.steps:
+        print(f"{run_dir} is finished at step {trainer.step}; raise --optim.steps to go on")
+        return 0
+    try:
+        signal_name = run(trainer, run_dir, train_clips, valid_clips)
+    except TrainingFailed as error:
+        return failed(cfg, str(error))
+    except torch.OutOfMemoryError:
+        return failed(cfg, f"the device's memory is too small; lower --optim.batch-size ({cfg.optim.batch_size})")
+    except OSError as error:
+        return failed(cfg, f"cannot write {error.filename or run_dir}: {error.strerror}; earlier checkpoints are whole")
+    if signal_name is not None:
+        print(f"{signal_name}: saved at step {trainer.step}; the same command goes on from there")
+        return 0
+    for line in ending(trainer):
+        print(line)
+    print(f"{run_dir} is finished. Look at {run_dir}/samples, then: python evaluate.py {run_dir}")
+    return 0
+
+
+def parse(argv: list[str]) -> RunConfig:
+    """Preset and flags -> settings. ValueError for an unknown preset; tyro explains other errors itself, exit code 2."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__ + "\nPresets:\n" + "\n".join(f"  {name:<22} {text}" for name, (text, _) in PRESETS.items()))
+        raise SystemExit(0 if argv else 2)
+    preset = argv[0]
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; the first word must be one of {', '.join(PRESETS)}")
+    text, default = PRESETS[preset]
+    cfg = tyro.cli(RunConfig, default=default, args=argv[1:], prog=f"train.py {preset}", description=text)
+    return cfg if cfg.run_dir else dataclasses.replace(cfg, run_dir=f"runs/{preset}")
+
+
+def prepare(cfg: RunConfig):
+    """Data, model and objective, at the run folder's last checkpoint if it has one; writes config.json."""
+    device = choose_device(cfg.compute.device)
+    run_dir, data = Path(cfg.run_dir), cfg.data
+    config_path = run_dir / "config.json"
+    if config_path.exists():
+        other = differences(read_config(run_dir), cfg)
+        if other:
+            raise ValueError(f"{run_dir} holds a run of other settings ({'; '.join(other)}); choose another --run-dir")
+    train_clips, valid_clips = (
+        load_dataset(
+            data.name, data.root, split, seq_len=data.seq_len, image_size=data.image_size, seed=data.seed, **data.options()
+        )
+        for split in ("train", "valid")
+    )
+    trainer = build_trainer(cfg, train_clips.channels, device)
+    state, note = checkpoint.load_latest(run_dir / "checkpoints", device)
+    if state is not None:
+        if not config_path.exists():
+            raise ValueError(f"{run_dir} has checkpoints and no config.json; choose another --run-dir")
+        trainer.load(state)
+        print(note or f"going on from {run_dir}, step {trainer.step}")
+    elif cfg.init_from is not None:
+        init_from(trainer.model, Path(cfg.init_from), device)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(config_path, json.dumps(description(cfg), indent=1).encode())
+    if cfg.objective.name == "geco":
+        tolerance, dims = cfg.objective.tolerance, train_clips.channels * data.image_size**2
+        print(
+            f"geco: tolerance {tolerance} RMSE per pixel, squared {tolerance**2:.3g}, "
+            f"summed over {dims} pixels {dims * tolerance**2:.4g}; first lambda {cfg.resolved().objective.lambda_init:.4g}"
+        )
+    return trainer, train_clips, valid_clips
+
+
+def build_trainer(cfg: RunConfig, channels: int, device: torch.device) -> Trainer:
+    """Freshly initialised."""
+    model = build_model(cfg, channels)
+    objective = build_objective(
+        cfg.objective,
+        n_frames=cfg.data.seq_len - 1,
+        dims=channels * cfg.data.image_size**2,
+        sigma=cfg.likelihood.sigma or 1.0,
+    )
+    return Trainer(cfg, model, objective, device)
+
+
+def read_config(run_dir: Path) -> RunConfig:
+    """Of a run folder; ValueError if it is not readable."""
+    path = run_dir / "config.json"
+    try:
+        return from_json(json.loads(path.read_text())["config"], path)
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise ValueError(f"{path} is damaged: it is no settings file of this program") from None
+
+
+def init_from(model: SequenceVAE, other: Path, device: torch.device) -> None:
+    """Takes the weights of run folder `other`, averaged ones where it has them, all but the likelihood's."""
+    path = next((p for p in (other / "checkpoints" / f"{name}.pt" for name in ("best", "last")) if p.exists()), None)
+    if path is None:
+        raise FileNotFoundError(f"--init-from {other}: it holds no checkpoint (looked for checkpoints/best.pt, last.pt)")
+    state = checkpoint.load(path, device)
+    theirs = state["ema"] or state["model"]
+    theirs = {name: value for name, value in theirs.items() if not name.startswith("likelihood.")}
+    ours = {name: value for name, value in model.state_dict().items() if not name.startswith("likelihood.")}
+    for name in sorted(ours.keys() | theirs.keys()):
+        here, there = (tuple(d[name].shape) if name in d else "nothing" for d in (ours, theirs))
+        if here != there:
+            raise ValueError(f"--init-from {other}: {name} is {there} there and {here} here; give it the same --model flags")
+    model.load_state_dict(theirs, strict=False)
+    print(f"weights of {path}, step {state['step']}")
+
+
+def description(cfg: RunConfig) -> dict:
+    """config.json: the resolved settings, and what they ran with."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    return {
+        "config": to_json(cfg.resolved()),
+        "command": shlex.join(["python", *sys.argv]),
+        "versions": {
+            "seqvae": seqvae.__version__,
+            "commit": git.stdout.strip() or None,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+    }
+
+
+def dry_run(cfg: RunConfig) -> None:
+    """Prints what would be trained, and its cost, from one clip's forward pass."""
+    device = choose_device(cfg.compute.device)
+    data = cfg.data
+    clips = load_dataset(
+        data.name, data.root, "train", seq_len=data.seq_len, image_size=data.image_size, seed=data.seed, **data.options()
+    )
+    model = build_model(cfg, clips.channels)
+    print(json.dumps(to_json(cfg.resolved()), indent=1))
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    video = torch.rand(1, data.seq_len, clips.channels, data.image_size, data.image_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(video, torch.randn(1, data.seq_len - 1, model.z_dim))
+    flops = 3 * cfg.optim.batch_size * counter.get_total_flops()  # the backward pass costs twice the forward one
+    n_weights = sum(sizes.values())
+    print("weights        " + ", ".join(f"{name} {n / 1e6:.2f} M" for name, n in sizes.items()))
+    print(f"               {n_weights / 1e6:.2f} M in all, {16 * n_weights / 1e6:.0f} MB with gradients and Adam's moments")
+    print(f"batch          {cfg.optim.batch_size} clips of {tuple(video.shape[1:])}, {video[0].numel() / 1e3:.0f} kB each")
+    print(f"cost           {flops / 1e12:.3f} TFLOP per step, {flops * cfg.optim.steps / 1e15:.2f} PFLOP in all")
+    print(f"device         {device}, {'bfloat16 autocast' if resolve_amp(cfg.compute, device) else 'float32'}")
+    print(f"run folder     {cfg.run_dir}")
+
+
+def ending(trainer: Trainer) -> list[str]:
+    """The verdict, in words."""
+    objective = trainer.objective
+    if trainer.cfg.objective.name == "geco":
+        rmse = (objective.constraint + objective.tolerance**2).clamp(min=0).sqrt().max().item()
+        return [f"geco: RMSE {rmse:.4f} for a tolerance of {objective.tolerance}: {objective.verdict()}"]
+    return []
+
+
+def failed(cfg: RunConfig, reason: str) -> int:
+    """One line, exit code 1."""
+    print(f"train.py: {cfg.run_dir} ended: {reason}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
