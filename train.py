@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import seqvae
 from datasets import load_dataset
-from seqvae.config import PRESETS, RunConfig, build_model, differences, from_json, to_json
+from seqvae.config import PRESETS, RunConfig, build_model, differences, read_config, to_json
 from seqvae.model import SequenceVAE
 from seqvae.objectives import build_objective
 from seqvae.training import checkpoint
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> RunConfig:
-    """Preset and flags -> settings. ValueError for an unknown preset; tyro explains other errors itself, exit code 2."""
+    """Preset and flags -> settings. ValueError for an unknown preset; other errors tyro explains, exit code 2."""
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__ + "\nPresets:\n" + "\n".join(f"  {name:<22} {text}" for name, (text, _) in PRESETS.items()))
         raise SystemExit(0 if argv else 2)
@@ -87,12 +87,7 @@ def prepare(cfg: RunConfig):
         other = differences(read_config(run_dir), cfg)
         if other:
             raise ValueError(f"{run_dir} holds a run of other settings ({'; '.join(other)}); choose another --run-dir")
-    train_clips, valid_clips = (
-        load_dataset(
-            data.name, data.root, split, seq_len=data.seq_len, image_size=data.image_size, seed=data.seed, **data.options()
-        )
-        for split in ("train", "valid")
-    )
+    train_clips, valid_clips = (load_dataset(split=split, **data.arguments()) for split in ("train", "valid"))
     trainer = build_trainer(cfg, train_clips.channels, device)
     state, note = checkpoint.load_latest(run_dir / "checkpoints", device)
     if state is not None:
@@ -105,10 +100,11 @@ def prepare(cfg: RunConfig):
     run_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(config_path, json.dumps(description(cfg), indent=1).encode())
     if cfg.objective.name == "geco":
-        tolerance, dims = cfg.objective.tolerance, train_clips.channels * data.image_size**2
+        objective, dims = cfg.resolved().objective, train_clips.channels * data.image_size**2
+        squared = objective.tolerance**2
         print(
-            f"geco: tolerance {tolerance} RMSE per pixel, squared {tolerance**2:.3g}, "
-            f"summed over {dims} pixels {dims * tolerance**2:.4g}; first lambda {cfg.resolved().objective.lambda_init:.4g}"
+            f"geco: tolerance {objective.tolerance} RMSE per pixel, squared {squared:.3g}, summed over {dims} pixels "
+            f"{dims * squared:.4g}; first lambda {objective.lambda_init:.4g}"
         )
     return trainer, train_clips, valid_clips
 
@@ -125,20 +121,13 @@ def build_trainer(cfg: RunConfig, channels: int, device: torch.device) -> Traine
     return Trainer(cfg, model, objective, device)
 
 
-def read_config(run_dir: Path) -> RunConfig:
-    """Of a run folder; ValueError if it is not readable."""
-    path = run_dir / "config.json"
-    try:
-        return from_json(json.loads(path.read_text())["config"], path)
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise ValueError(f"{path} is damaged: it is no settings file of this program") from None
-
-
 def init_from(model: SequenceVAE, other: Path, device: torch.device) -> None:
     """Takes the weights of run folder `other`, averaged ones where it has them, all but the likelihood's."""
     path = next((p for p in (other / "checkpoints" / f"{name}.pt" for name in ("best", "last")) if p.exists()), None)
     if path is None:
-        raise FileNotFoundError(f"--init-from {other}: it holds no checkpoint (looked for checkpoints/best.pt, last.pt)")
+        raise FileNotFoundError(
+            f"--init-from {other}: it holds no checkpoint (looked for checkpoints/best.pt, last.pt)"
+        )
     state = checkpoint.load(path, device)
     theirs = state["ema"] or state["model"]
     theirs = {name: value for name, value in theirs.items() if not name.startswith("likelihood.")}
@@ -146,7 +135,9 @@ def init_from(model: SequenceVAE, other: Path, device: torch.device) -> None:
     for name in sorted(ours.keys() | theirs.keys()):
         here, there = (tuple(d[name].shape) if name in d else "nothing" for d in (ours, theirs))
         if here != there:
-            raise ValueError(f"--init-from {other}: {name} is {there} there and {here} here; give it the same --model flags")
+            raise ValueError(
+                f"--init-from {other}: {name} is {there} there and {here} here; give it the same --model flags"
+            )
     model.load_state_dict(theirs, strict=False)
     print(f"weights of {path}, step {state['step']}")
 
@@ -170,9 +161,7 @@ def dry_run(cfg: RunConfig) -> None:
     """Prints what would be trained, and its cost, from one clip's forward pass."""
     device = choose_device(cfg.compute.device)
     data = cfg.data
-    clips = load_dataset(
-        data.name, data.root, "train", seq_len=data.seq_len, image_size=data.image_size, seed=data.seed, **data.options()
-    )
+    clips = load_dataset(split="train", **data.arguments())
     model = build_model(cfg, clips.channels)
     print(json.dumps(to_json(cfg.resolved()), indent=1))
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
@@ -181,9 +170,11 @@ def dry_run(cfg: RunConfig) -> None:
         model.eval()(video, torch.randn(1, data.seq_len - 1, model.z_dim))
     flops = 3 * cfg.optim.batch_size * counter.get_total_flops()  # the backward pass costs twice the forward one
     n_weights = sum(sizes.values())
+    megabytes = 16 * n_weights / 1e6  # weight, gradient and Adam's two moments, 4 bytes each
+    clip_kb = video[0].numel() / 1e3
     print("weights        " + ", ".join(f"{name} {n / 1e6:.2f} M" for name, n in sizes.items()))
-    print(f"               {n_weights / 1e6:.2f} M in all, {16 * n_weights / 1e6:.0f} MB with gradients and Adam's moments")
-    print(f"batch          {cfg.optim.batch_size} clips of {tuple(video.shape[1:])}, {video[0].numel() / 1e3:.0f} kB each")
+    print(f"               {n_weights / 1e6:.2f} M in all, {megabytes:.0f} MB with gradients and Adam's moments")
+    print(f"batch          {cfg.optim.batch_size} clips of {tuple(video.shape[1:])}, {clip_kb:.0f} kB each")
     print(f"cost           {flops / 1e12:.3f} TFLOP per step, {flops * cfg.optim.steps / 1e15:.2f} PFLOP in all")
     print(f"device         {device}, {'bfloat16 autocast' if resolve_amp(cfg.compute, device) else 'float32'}")
     print(f"run folder     {cfg.run_dir}")

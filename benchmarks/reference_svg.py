@@ -1,4 +1,4 @@
-"""The slow way, as SVG's released code does it: one encoder call per frame twice, LSTM cells, one decoder call per frame.
+"""The slow way, as SVG's released code goes: two encoder calls per frame, LSTM cells, one decoder call per frame.
 
 It is written apart from `seqvae.model` and only borrows its weights, so that it can be what that is compared with:
 the oracle of tests/test_model.py and the speed to beat. Norm layers run in the mode of the modules they are borrowed
@@ -18,7 +18,9 @@ class CellStack:
     def __init__(self, lstm: nn.LSTM) -> None:
         self.cells = []
         for layer in range(lstm.num_layers):
-            cell = nn.LSTMCell(lstm.input_size if layer == 0 else lstm.hidden_size, lstm.hidden_size).to(lstm.weight_hh_l0)
+            cell = nn.LSTMCell(lstm.input_size if layer == 0 else lstm.hidden_size, lstm.hidden_size).to(
+                lstm.weight_hh_l0
+            )
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
                 setattr(cell, name, getattr(lstm, f"{name}_l{layer}"))
             self.cells.append(cell)

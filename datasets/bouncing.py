@@ -5,7 +5,7 @@ Two flavours of Moving MNIST:
     svg    set back onto the border, integer positions (SVG, Denton & Fergus 2018, arXiv:1802.07687)
 
 Letters: B clips, D digits per clip, T frames, S digit size, H image size.
-Units:   positions in pixels, of the digit's upper left corner; speeds in pixels per frame. Axis 0 is the row, 1 the column.
+Units:   positions in pixels, of the digit's upper left corner; speeds in pixels per frame. Row first, then column.
 """
 
 from collections.abc import Sequence

@@ -55,8 +55,8 @@ def mnist(root: str | Path | None, split: str, size: int) -> ndarray:
         digits = _read_mnist(root, split != "test")
     except MNIST_ERRORS as error:
         raise FileNotFoundError(
-            f"no usable MNIST in {_raw(root)} ({_one_line(error)}); download it with `python -m datasets.glyphs {root}`, "
-            "or use `--data.name digits`, which needs no download"
+            f"no usable MNIST in {_raw(root)} ({_one_line(error)}); download it with "
+            f"`python -m datasets.glyphs {root}`, or use `--data.name digits`, which needs no download"
         ) from None
     digits = {"train": digits[:N_MNIST_TRAIN], "valid": digits[N_MNIST_TRAIN:], "test": digits}[split]
     if size == 28:

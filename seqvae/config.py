@@ -4,6 +4,7 @@ Every field is a flag of train.py (`--model.z-dim 32`). A field that nothing wou
 """
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,9 @@ from seqvae.objectives import ObjectiveConfig
 class DataConfig:
     """Which videos, and how they are cut. Unset options take the dataset's default."""
 
-    name: Literal["digits", "moving_mnist"] = "digits"  # digits: drawn here, nothing to download; moving_mnist: real ones
+    name: Literal["digits", "moving_mnist"] = (
+        "digits"  # digits: drawn here, nothing to download; moving_mnist: real ones
+    )
     root: str = "data"  # folder of downloaded files (moving_mnist)
     n_past: int = 5  # frames to condition on
     n_future: int = 10  # frames to predict in training
@@ -41,16 +44,23 @@ class DataConfig:
             raise ValueError(f"data.n-past must be >= 1 frame to condition on, got {self.n_past}")
         if self.n_future < 1:
             raise ValueError(
-                f"data.n-past is {self.n_past} of {self.n_past + self.n_future} frames (data.n-future {self.n_future}): "
-                "no frame is left to predict; give data.n-future >= 1"
+                f"data.n-past is {self.n_past} of the clip's {self.seq_len} frames (data.n-future {self.n_future}): "
+                "none is left to predict; give data.n-future >= 1"
             )
         if self.image_size not in IMAGE_SIZES:
-            raise ValueError(f"data.image-size is {self.image_size}; networks exist for {', '.join(map(str, IMAGE_SIZES))}")
+            raise ValueError(
+                f"data.image-size is {self.image_size}; networks exist for {', '.join(map(str, IMAGE_SIZES))}"
+            )
 
     def options(self) -> dict[str, object]:
         """The dataset's own options, those that were set."""
         names = ("glyphs", "digit_size", "n_digits", "deterministic", "min_speed", "max_speed")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def arguments(self) -> dict[str, object]:
+        """Of datasets.load_dataset, all but the split."""
+        whole = {"name": self.name, "root": self.root, "seq_len": self.seq_len}
+        return whole | {"image_size": self.image_size, "seed": self.seed} | self.options()
 
     @property
     def seq_len(self) -> int:
@@ -89,7 +99,9 @@ class ComputeConfig:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
     amp: Literal["auto", "bf16", "off"] = "auto"  # bfloat16 autocast of the convolutions; auto: on CUDA alone
-    compile: Literal["auto", "on", "off"] = "auto"  # torch.compile of encoder and decoder; auto: on CUDA with a C compiler
+    compile: Literal["auto", "on", "off"] = (
+        "auto"  # torch.compile of encoder and decoder; auto: on CUDA with a C compiler
+    )
     workers: int = 2  # data loading processes; 0 makes the clips between steps
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -151,11 +163,17 @@ class RunConfig:
         objective, likelihood = self.objective, self.likelihood
         if objective.name == "geco":
             if likelihood.name != "gaussian":
-                raise ValueError(f"objective geco bounds a squared error: use likelihood.name gaussian, not {likelihood.name}")
+                raise ValueError(
+                    f"objective geco bounds a squared error: use likelihood.name gaussian, not {likelihood.name}"
+                )
             if likelihood.sigma is not None:
-                raise ValueError("likelihood.sigma is not used by objective geco, its multiplier takes sigma's place; drop it")
+                raise ValueError(
+                    "likelihood.sigma is not used by objective geco, its multiplier takes sigma's place; drop it"
+                )
             if self.model.prior == "none":
-                raise ValueError("objective geco weighs a KL, and model.prior none has no latent; use objective.name elbo")
+                raise ValueError(
+                    "objective geco weighs a KL, and model.prior none has no latent; use objective.name elbo"
+                )
         elif likelihood.name != "gaussian":
             for name in ("beta", "svg_beta"):
                 if getattr(objective, name) not in (None, 1.0):
@@ -163,7 +181,7 @@ class RunConfig:
                         f"objective.{name.replace('_', '-')} goes with likelihood.name gaussian: {likelihood.name} "
                         "calibrates itself, its KL weighs 1; drop it (or pass None)"
                     )
-        if self.model.prior == "none" and (objective.beta, objective.svg_beta) != (None, None):
+        if self.model.prior == "none" and (objective.svg_beta is not None or objective.beta not in (None, 1.0)):
             raise ValueError("objective.beta weighs a KL, and model.prior none has no latent; drop it (or pass None)")
 
     def resolved(self) -> "RunConfig":
@@ -191,14 +209,28 @@ def to_json(cfg: RunConfig) -> dict[str, object]:
     return TypeAdapter(RunConfig).dump_python(cfg, mode="json")
 
 
-def from_json(tree: dict[str, object], where: Path) -> RunConfig:
-    """The reverse; ValueError naming `where` and the first bad field if it is not one of ours."""
+def from_json(tree: dict[str, object]) -> RunConfig:
+    """The reverse; ValueError naming the first bad field if it is not one of ours."""
     try:
         return TypeAdapter(RunConfig).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        field_name = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{where} is no settings file of this version: {field_name}: {first['msg']}") from None
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def read_config(run_dir: Path) -> RunConfig:
+    """Settings of a run folder; FileNotFoundError where there is no run, ValueError where they cannot be read."""
+    path = run_dir / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{run_dir} holds no run ({path.name} is missing); train.py makes one, see train.py --help"
+        )
+    try:
+        return from_json(json.loads(path.read_text())["config"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise ValueError(f"{path} is damaged: it does not hold the settings of a run") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is no settings file of this version: {error}") from None
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
@@ -229,8 +261,8 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
             data=DataConfig(name="digits", image_size=32, digit_size=16, deterministic=True, min_speed=2, max_speed=3),
             model=ModelConfig(width=16, z_dim=8, g_dim=64, rnn_size=128),
             likelihood=_GAUSSIAN,
-            objective=ObjectiveConfig(name="geco", tolerance=0.08, lambda_warmup=200),
-            optim=OptimConfig(steps=1_500, batch_size=32, schedule="cosine", warmup=50),
+            objective=ObjectiveConfig(name="geco", tolerance=0.07, lambda_warmup=1_000, step_size=2e-3),
+            optim=OptimConfig(steps=2_500, batch_size=32, schedule="cosine", warmup=50),
             compute=ComputeConfig(amp="off", compile="off", workers=0),
             run=RunSettings(sample_every=500, checkpoint_every=250, n_valid=64),
         ),
@@ -238,7 +270,9 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
     "smmnist-geco": (
         "stochastic Moving MNIST, GECO: per-pixel RMSE 0.06",
         RunConfig(
-            data=_SMMNIST, likelihood=_GAUSSIAN, objective=ObjectiveConfig(name="geco", tolerance=0.06, lambda_warmup=2_000)
+            data=_SMMNIST,
+            likelihood=_GAUSSIAN,
+            objective=ObjectiveConfig(name="geco", tolerance=0.06, lambda_warmup=2_000),
         ),
     ),
     "smmnist-sigma": ("stochastic Moving MNIST, sigma-VAE with the optimal sigma", RunConfig(data=_SMMNIST)),

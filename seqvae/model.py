@@ -56,7 +56,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What `SequenceVAE.forward` returns: for each of frames 1..T-1, float32."""
+    """What `SequenceVAE.forward` returns, for each of frames 1..T-1, in the weights' dtype whatever autocast does."""
 
     params: Tensor  # (B, T-1, likelihood.param_channels, H, W) likelihood parameters
     q: Gaussian | None  # (B, T-1, Z) posterior; None without a latent
@@ -73,7 +73,9 @@ class Prediction:
 class SequenceVAE(nn.Module):
     """Encoder, posterior, prior, frame predictor, decoder, likelihood. `forward` trains, `rollout` generates."""
 
-    def __init__(self, cfg: ModelConfig, likelihood: Likelihood, *, image_size: int, channels: int, n_past: int) -> None:
+    def __init__(
+        self, cfg: ModelConfig, likelihood: Likelihood, *, image_size: int, channels: int, n_past: int
+    ) -> None:
         super().__init__()
         self.n_past, self.z_dim, self.last_frame_skip = n_past, cfg.latents, cfg.last_frame_skip
         sizes = (cfg.g_dim, cfg.width, cfg.norm)
@@ -114,7 +116,7 @@ class SequenceVAE(nn.Module):
             for half in self.decoder.skip_halves(skips)
         ]
         params = self.decoder(g.flatten(0, 1), halves)  # (B * (T-1), param_channels, H, W)
-        return Prediction(params.float().unflatten(0, g.shape[:2]), q, p, z)
+        return Prediction(params.to(g.dtype).unflatten(0, g.shape[:2]), q, p, z)
 
     @torch.no_grad()
     def rollout(self, context: Tensor, n_future: int, noise: Tensor) -> Tensor:
@@ -171,9 +173,10 @@ class SequenceVAE(nn.Module):
         return self.likelihood.mean(self(video, noise).params)
 
     def _encode(self, video: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(B, T, C, H, W) -> h (B, T, G) float32 and skips (B, T, ...), every frame in one call."""
+        """(B, T, C, H, W) -> h (B, T, G) in the cores' dtype and skips (B, T, ...), every frame in one call."""
         h, skips = self.encoder(video.flatten(0, 1))
-        return h.float().unflatten(0, video.shape[:2]), [skip.unflatten(0, video.shape[:2]) for skip in skips]
+        h = h.to(self.frame_predictor.embed.weight.dtype)
+        return h.unflatten(0, video.shape[:2]), [skip.unflatten(0, video.shape[:2]) for skip in skips]
 
 
 def _float32(like: Tensor) -> torch.autocast:

@@ -1,9 +1,7 @@
 """load_dataset: every name, what a clip depends on, and which settings are refused."""
 
 import hashlib
-import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,14 +18,6 @@ def load(name, split="train", *, seq_len=8, **options):
     if name == "moving_mnist":
         options = {"glyphs": "drawn"} | options
     return load_dataset(name, None, split, seq_len=seq_len, **options)
-
-
-@pytest.fixture
-def mnist_root():
-    root = Path(os.environ.get("SEQVAE_DATA", ""))
-    if not (root / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
-        pytest.skip("set SEQVAE_DATA to the folder that holds MNIST/raw")
-    return root
 
 
 @pytest.mark.parametrize("name", LOADERS)

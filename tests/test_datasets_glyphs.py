@@ -17,14 +17,6 @@ SPLITS = ("train", "valid", "test")
 
 
 @pytest.fixture
-def mnist_root():
-    root = Path(os.environ.get("SEQVAE_DATA", ""))
-    if not (root / "MNIST" / "raw" / MNIST_FILES[0]).is_file():
-        pytest.skip("set SEQVAE_DATA to the folder that holds MNIST/raw")
-    return root
-
-
-@pytest.fixture
 def offline(monkeypatch):
     def fail(*args, **kwargs):
         raise URLError("no network")

@@ -1,6 +1,5 @@
 """The published test set, compared with its first 64 videos and with the SHA-256 of these."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,6 @@ FIRST_64 = {  # deterministic -> SHA-256 of the first 64 videos, uint8 (N, T, H,
     False: "d9dc09f4054a1d93dcbb67478c4ff994f963afaec9ff132bd60f57149756f9e0",
     True: "6532ac4fe4d642cca3c5388da0170238ae795ae31d6b86405d0253fd2582ac5b",
 }
-
-
-@pytest.fixture
-def mnist_root():
-    root = Path(os.environ.get("SEQVAE_DATA", ""))
-    if not (root / "MNIST" / "raw" / "t10k-images-idx3-ubyte").is_file():
-        pytest.skip("set SEQVAE_DATA to the folder that holds MNIST/raw")
-    return root
 
 
 @pytest.mark.parametrize("deterministic, seq_len", [(False, 25), (True, 100)])

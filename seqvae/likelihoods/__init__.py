@@ -22,13 +22,17 @@ class LikelihoodConfig:
     """What the decoder's picture is compared with, and how surprised it may be."""
 
     name: LikelihoodName = "optimal-sigma"  # gaussian: fixed sigma; shared-sigma: learned; optimal-sigma: the sigma-VAE
-    sigma: float | None = None  # pixels in [0, 1]. gaussian: its value; shared-sigma: where it starts; both 1 unless set
+    sigma: float | None = (
+        None  # pixels in [0, 1]. gaussian: its value; shared-sigma: where it starts; both 1 unless set
+    )
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
         if self.sigma is not None and self.name not in ("gaussian", "shared-sigma"):
-            raise ValueError(f"likelihood.sigma is not used by {self.name}, which finds its own; drop it (or pass None)")
+            raise ValueError(
+                f"likelihood.sigma is not used by {self.name}, which finds its own; drop it (or pass None)"
+            )
         if self.sigma is not None and self.sigma <= 0:
             raise ValueError(f"likelihood.sigma must be > 0, got {self.sigma}")
 

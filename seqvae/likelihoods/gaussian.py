@@ -71,7 +71,7 @@ class SharedSigma(GaussianLikelihood):
 
 
 class OptimalSigma(GaussianLikelihood):
-    """The sigma-VAE: sigma^2 is the batch's own mean squared error, the analytic optimum (arXiv:2006.13202, Section 3.2).
+    """The sigma-VAE: sigma^2 is the batch's own mean squared error, its optimum (arXiv:2006.13202, Section 3.2).
 
     Training mode: variance = masked SSE / (D * masked frames), floored at e^-12 and constant for the gradient, which
     loses nothing: at the optimum d log p / d sigma = 0. Evaluation uses the stored variance, a moving average, because
@@ -87,7 +87,7 @@ class OptimalSigma(GaussianLikelihood):
         self._batch_mse: Tensor | None = None
 
     def variance(self) -> Tensor:
-        corrected = self.mse_average / (1 - self.DECAY ** self.n_updates.clamp(min=1))
+        corrected = self.mse_average / (1 - self.DECAY ** self.n_updates.clamp(min=1).double())
         return torch.where(self.n_updates > 0, corrected.clamp(min=math.exp(2 * MIN_LOG_SIGMA)), 1.0)
 
     def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:

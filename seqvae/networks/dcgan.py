@@ -79,15 +79,16 @@ class DCGANDecoder(nn.Module):
             g: (B, G).
             halves: of `skip_halves`, for B frames or for B / N of them that N equal runs of g share.
         """
+        n_runs = g.shape[0] // halves[0].shape[0]  # not -1 below: compiled, torch 2.15 then returns a single run
         d = self.head(g[:, :, None, None])  # (B, W', 4, 4)
         for i, (conv, half) in enumerate(zip(self.levels, halves)):
             d = F.conv_transpose2d(d, conv.weight[: d.shape[1]], stride=2, padding=1)
-            d = (d.unflatten(0, (-1, half.shape[0])) + half).flatten(0, 1)
+            d = d + half if n_runs == 1 else (d.unflatten(0, (n_runs, half.shape[0])) + half).flatten(0, 1)
             if i < len(self.norms):
                 d = self.norms[i](d)
         return d
 
 
 def _head_norm(norm: str, g_dim: int) -> nn.Module:
-    """The feature is 1x1: groups there would normalise each frame's code to the same statistics, so `group` has none."""
+    """The feature is 1x1: group norm there would give every frame's code the same statistics, so it has none."""
     return build_norm(norm, g_dim) if norm == "batch" else nn.Identity()

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: last.pt, the one before it (previous.pt), and the best on validation (best.pt)."""
+"""Checkpoints, whole or absent: last.pt, the one before it (previous.pt), and the best on validation (best.pt)."""
 
 import io
 import os
@@ -47,13 +47,13 @@ def _serialised(state: dict) -> bytes:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict:
-    """The state in `path`; DamagedCheckpoint if it is not a whole checkpoint. Tensors and plain values only, no code."""
+    """The state in `path`, tensors and plain values only; DamagedCheckpoint if it is not a whole checkpoint."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:  # zip, pickle and runtime errors alike: torch has no single type for a broken file
-        raise DamagedCheckpoint(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
+        raise DamagedCheckpoint(f"{path} cannot be read: damaged or cut short ({type(error).__name__})") from None
     if not isinstance(state, dict) or not {"step", "model"} <= state.keys():
         raise DamagedCheckpoint(f"{path} is no checkpoint of a run: it lacks step and model")
     return state
@@ -66,15 +66,20 @@ def load_latest(folder: Path, device: torch.device | str = "cpu") -> tuple[dict 
     previous.pt is taken. DamagedCheckpoint if neither can be read: nothing is overwritten then.
     """
     last, previous = folder / "last.pt", folder / "previous.pt"
-    try:
-        if last.exists():
-            return load(last, device), None
-        if not previous.exists():
-            return None, None
-        return load(previous, device), f"{last} is missing: going on from {previous}"
-    except DamagedCheckpoint as error:
-        if not last.exists() or not previous.exists():
-            raise DamagedCheckpoint(f"{error}; there is no other: move {folder} away to start again") from None
-        state = load(previous, device)
-        os.replace(last, folder / "last.damaged.pt")
-        return state, f"{error}: going on from {previous}, step {state['step']}"
+    damage = []
+    for path in (last, previous):
+        if not path.exists():
+            continue
+        try:
+            state = load(path, device)
+        except DamagedCheckpoint as error:
+            damage.append(str(error))
+            continue
+        if damage:
+            os.replace(last, folder / "last.damaged.pt")
+        if path == last:
+            return state, None
+        return state, f"{damage[0] if damage else f'{last} is missing'}: going on from {path}, step {state['step']}"
+    if damage:
+        raise DamagedCheckpoint(f"{'; '.join(damage)}; there is no other: move {folder} away to start again")
+    return None, None

@@ -66,4 +66,4 @@ class Logger:
     def close(self) -> None:
         self.file.close()
         if self.wandb is not None:
-            self.wandb.finish(quiet=True)
+            self.wandb.finish()

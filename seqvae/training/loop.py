@@ -243,7 +243,10 @@ class Trainer:
         posterior = torch.cat([video[:, :1], model.reconstruct(video, noise[0])], dim=1)
         columns = [("truth", video, False), ("posterior", posterior, False)]
         columns += [(f"sample {i + 1}", torch.cat([context, future], dim=1), True) for i, future in enumerate(futures)]
-        rows = [[Panel(label, v[i].cpu().numpy(), predicting) for label, v, predicting in columns] for i in range(len(video))]
+        rows = [
+            [Panel(label, v[i].cpu().numpy(), predicting) for label, v, predicting in columns]
+            for i in range(len(video))
+        ]
         write_gif_grid(path, rows, n_past)
 
     def warnings(self) -> list[str]:
@@ -366,7 +369,11 @@ def _mean(total: Tensor, count: Tensor) -> float | None:
 
 def _ten_in_a_row(step: int, checkpoints: Path) -> str:
     last = checkpoints / "last.pt"
-    kept = f"{last} (step {checkpoint.load(last)['step']}) is the last good checkpoint" if last.exists() else "none was saved"
+    kept = (
+        f"{last} (step {checkpoint.load(last)['step']}) is the last good checkpoint"
+        if last.exists()
+        else "none was saved"
+    )
     return (
         f"{MAX_SKIPPED} steps in a row up to step {step} had a loss or gradient that is not finite; {kept}; "
         "lower --optim.lr or pass --optim.grad-clip"

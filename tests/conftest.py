@@ -1,0 +1,18 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Tiny tensors gain nothing from a second thread, and lose much where another process keeps the cores busy.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+MNIST = Path(os.environ.get("SEQVAE_DATA") or Path(__file__).parent.parent / "data").resolve()
+
+
+@pytest.fixture
+def mnist_root() -> Path:
+    """Folder of the real MNIST files; the test is skipped where there are none."""
+    if not (MNIST / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
+        pytest.skip(f"no MNIST in {MNIST}; set SEQVAE_DATA to a folder that holds MNIST/raw")
+    return MNIST

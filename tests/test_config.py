@@ -1,0 +1,146 @@
+import dataclasses
+import json
+from typing import get_args, get_type_hints
+
+import pytest
+
+from datasets import LOADERS, dataset_options
+from seqvae.config import (
+    MAY_CHANGE,
+    PRESETS,
+    DataConfig,
+    OptimConfig,
+    RunConfig,
+    build_model,
+    differences,
+    from_json,
+    read_config,
+    to_json,
+)
+from seqvae.likelihoods import LIKELIHOODS, LikelihoodConfig
+from seqvae.model import ModelConfig
+from seqvae.networks import NETWORKS
+from seqvae.objectives import FIELDS_OF, ObjectiveConfig
+
+GAUSSIAN = LikelihoodConfig(name="gaussian")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_survive_json_and_resolve_to_themselves(preset):
+    cfg = PRESETS[preset][1]
+    assert from_json(json.loads(json.dumps(to_json(cfg)))) == cfg
+    assert cfg.resolved().resolved() == cfg.resolved()
+    assert differences(cfg, cfg.resolved()) == []
+    assert build_model(cfg, channels=1).z_dim == cfg.model.latents
+
+
+def test_the_names_offered_are_the_names_that_exist():
+    assert set(get_args(get_type_hints(DataConfig)["name"])) <= set(LOADERS)
+    assert set(get_args(get_type_hints(ModelConfig)["network"])) == set(NETWORKS)
+    assert set(get_args(get_type_hints(LikelihoodConfig)["name"])) == set(LIKELIHOODS)
+    assert set(get_args(get_type_hints(ObjectiveConfig)["name"])) == set(FIELDS_OF)
+    options = {f.name for f in dataclasses.fields(DataConfig)}
+    for name in get_args(get_type_hints(DataConfig)["name"]):
+        assert set(dataset_options(name)) <= options
+
+
+def test_unknown_keys_of_a_settings_file_are_errors():
+    for path in ([], ["data"], ["model"], ["likelihood"], ["objective"], ["optim"], ["compute"], ["run"], ["wandb"]):
+        tree = to_json(PRESETS["demo"][1])
+        node = tree
+        for name in path:
+            node = node[name]
+        node["typo"] = 1
+        with pytest.raises(ValueError, match="typo"):
+            from_json(tree)
+
+
+def test_a_folder_without_a_run_and_a_damaged_one_are_told_apart(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        read_config(tmp_path)
+    for content in ("{", "[]", "{}", '{"config": 3}'):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(ValueError, match="config.json"):
+            read_config(tmp_path)
+
+
+def test_only_what_changes_no_number_may_differ_on_resume():
+    old = PRESETS["smmnist-geco"][1]
+    replaced = {  # one other value of every field of a run that could be resumed with it
+        "data": {"name": "digits", "root": "elsewhere", "n_past": 3, "n_future": 4, "image_size": 128, "seed": 1}
+        | {"glyphs": "drawn", "digit_size": 32, "n_digits": 1, "deterministic": True, "min_speed": 1, "max_speed": 2},
+        "model": {"norm": "group", "prior": "fixed", "width": 8, "g_dim": 8, "rnn_size": 8, "predictor_layers": 1}
+        | {"z_dim": 3, "posterior_layers": 2, "prior_layers": 2, "last_frame_skip": True},
+        "objective": {"tolerance": 0.2, "decay": 0.9, "step_size": 0.1, "per_frame": True, "lambda_init": 2.0}
+        | {"lambda_warmup": 7, "loss_on": "future"},
+        "optim": {
+            "steps": 7,
+            "batch_size": 7,
+            "lr": 0.1,
+            "schedule": "cosine",
+            "warmup": 7,
+            "grad_clip": 1.0,
+            "ema": 0.9,
+        },
+        "compute": {"device": "cpu", "amp": "off", "compile": "off", "workers": 0},
+        "run": {"seed": 1, "log_every": 7, "sample_every": 7, "checkpoint_every": 7, "n_valid": 7},
+        "wandb": {"mode": "offline", "project": "other"},
+    }
+    for group, values in replaced.items():
+        part = getattr(old, group)
+        missing = {f.name for f in dataclasses.fields(part)} - set(values) - {"name", "network", "beta", "svg_beta"}
+        assert not missing, f"{group}: this test forgets {missing}"
+        for name, value in values.items():
+            new = dataclasses.replace(old, **{group: dataclasses.replace(part, **{name: value})})
+            found = differences(old, new)
+            assert bool(found) != (f"{group}.{name}" in MAY_CHANGE), (group, name, found)
+            if found:
+                assert any(line.startswith(f"{group}.{name}: ") and f"-> {value}" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"objective": ObjectiveConfig(name="geco", tolerance=0.1)}, "use likelihood.name gaussian, not optimal-sigma"),
+        (
+            {
+                "objective": ObjectiveConfig(name="geco", tolerance=0.1),
+                "likelihood": LikelihoodConfig(name="gaussian", sigma=0.1),
+            },
+            "likelihood.sigma is not used by objective geco",
+        ),
+        (
+            {
+                "objective": ObjectiveConfig(name="geco", tolerance=0.1),
+                "likelihood": GAUSSIAN,
+                "model": ModelConfig(prior="none"),
+            },
+            "model.prior none has no latent",
+        ),
+        ({"objective": ObjectiveConfig(beta=0.5)}, "objective.beta goes with likelihood.name gaussian"),
+        ({"objective": ObjectiveConfig(svg_beta=1e-4)}, "objective.svg-beta goes with likelihood.name gaussian"),
+        (
+            {"objective": ObjectiveConfig(beta=2.0), "likelihood": GAUSSIAN, "model": ModelConfig(prior="none")},
+            "objective.beta weighs a KL",
+        ),
+    ],
+)
+def test_combinations_that_make_no_sense_are_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RunConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: DataConfig(n_past=15, n_future=0), "data.n-past is 15 of the clip's 15 frames"),
+        (lambda: DataConfig(n_past=0), "data.n-past must be >= 1"),
+        (lambda: DataConfig(image_size=48), "data.image-size is 48; networks exist for 32, 64, 128"),
+        (lambda: OptimConfig(lr=0), "optim.lr must be > 0, got 0"),
+        (lambda: OptimConfig(warmup=10, steps=5), r"optim.warmup must be in \[0, optim.steps = 5\]"),
+        (lambda: OptimConfig(ema=1.0), r"optim.ema must be in \(0, 1\)"),
+    ],
+)
+def test_bad_values_are_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,154 @@
+from itertools import product
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from benchmarks.reference_svg import ReferenceSVG
+from seqvae.likelihoods import LIKELIHOODS, build_likelihood
+from seqvae.model import ModelConfig, SequenceVAE
+from seqvae.networks import IMAGE_SIZES, NETWORKS
+
+HINTS = get_type_hints(ModelConfig)
+PRIORS, NORMS = get_args(HINTS["prior"]), get_args(HINTS["norm"])
+SMALL = {"width": 4, "g_dim": 6, "rnn_size": 8}
+
+
+def build(*, image_size=32, channels=1, n_past=2, likelihood="gaussian", **model) -> SequenceVAE:
+    """Tiny, in float64, with weights and norm statistics far from their start, so that every path shows."""
+    torch.manual_seed(0)
+    cfg = ModelConfig(**SMALL | model)
+    vae = SequenceVAE(
+        cfg, build_likelihood(likelihood, channels), image_size=image_size, channels=channels, n_past=n_past
+    )
+    with torch.no_grad():
+        for name, weight in vae.named_parameters():
+            if weight.ndim > 1:
+                weight.mul_(12 if "lstm" not in name else 2)
+            else:
+                weight.add_(0.3 * torch.randn_like(weight))
+    for module in vae.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+    return vae.double().eval()
+
+
+def clips(batch=2, frames=6, channels=1, size=32) -> torch.Tensor:
+    return torch.rand(
+        batch, frames, channels, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("network, prior, last_frame_skip", list(product(NETWORKS, PRIORS, (False, True))))
+@pytest.mark.parametrize("size, n_past", [(32, 1), (32, 3), (64, 2)])
+def test_batched_forward_and_rollout_equal_the_frame_by_frame_reference(network, prior, last_frame_skip, size, n_past):
+    vae = build(network=network, prior=prior, last_frame_skip=last_frame_skip, image_size=size, n_past=n_past)
+    video = clips(size=size)
+    eps = noise(2, 5, vae.z_dim)
+    with torch.no_grad():
+        ours, slow = vae(video, eps), ReferenceSVG(vae).forward(video, eps)
+    assert ours.params.std() > 0.1, "a picture without contrast would prove nothing"
+    assert_close(ours.params, slow["params"], atol=1e-5, rtol=0)
+    for name, gaussian in (("q", ours.q), ("p", ours.p)):
+        if f"{name}_mu" in slow:
+            assert_close(gaussian.mu, slow[f"{name}_mu"], atol=1e-5, rtol=0)
+            assert_close(gaussian.logvar, slow[f"{name}_logvar"], atol=1e-5, rtol=0)
+
+    eps = noise(3, 2, n_past - 1 + 4, vae.z_dim)
+    futures = vae.rollout(video[:, :n_past], 4, eps)
+    assert_close(futures, ReferenceSVG(vae).rollout(video[:, :n_past], 4, eps), atol=1e-5, rtol=0, check_dtype=False)
+    assert futures.shape == (3, 2, 4, 1, size, size)
+    if vae.z_dim:
+        assert (futures[0] - futures[1]).abs().max() > 1e-3, "samples must differ"
+
+
+@pytest.mark.parametrize("norm, size", list(product(NORMS, IMAGE_SIZES)))
+def test_every_norm_and_size_agrees_with_the_reference_in_colour(norm, size):
+    vae = build(norm=norm, image_size=size, channels=3, n_past=2)
+    video, eps = clips(frames=4, channels=3, size=size), noise(2, 3, vae.z_dim)
+    with torch.no_grad():
+        assert_close(vae(video, eps).params, ReferenceSVG(vae).forward(video, eps)["params"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layers", [{"predictor_layers": 1, "posterior_layers": 2, "prior_layers": 3, "z_dim": 5}])
+def test_layer_counts_agree_with_the_reference(layers):
+    vae = build(**layers)
+    eps = noise(2, 5, 5)
+    with torch.no_grad():
+        assert_close(vae(clips(), eps).params, ReferenceSVG(vae).forward(clips(), eps)["params"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("prior, norm, likelihood", list(product(PRIORS, NORMS, LIKELIHOODS)))
+def test_every_parameter_gets_a_finite_gradient(prior, norm, likelihood):
+    vae = build(prior=prior, norm=norm, likelihood=likelihood, channels=3).train()
+    video = clips(channels=3)
+    out = vae(video, noise(2, 5, vae.z_dim))
+    (out.kl() - vae.likelihood.log_prob(out.params, video[:, 1:])).mean().backward()
+    for name, weight in vae.named_parameters():
+        assert weight.grad is not None and torch.isfinite(weight.grad).all() and weight.grad.abs().max() > 0, name
+
+
+def test_predictions_do_not_depend_on_the_other_videos_or_samples():
+    vae, video = build(), clips(batch=4)
+    eps = noise(3, 4, 5, vae.z_dim)
+    together = vae.rollout(video[:, :2], 4, eps)
+    alone = vae.rollout(video[2:3, :2], 4, eps[1:2, 2:3])
+    assert_close(together[1, 2], alone[0, 0], atol=1e-6, rtol=0)
+
+
+def test_a_prediction_sees_nothing_of_the_future():
+    vae, video = build(), clips()
+    eps = noise(2, 5, vae.z_dim)
+    changed = video.clone()
+    changed[:, 4:] = 0
+    with torch.no_grad():
+        before, after = vae(video, eps), vae(changed, eps)
+    assert_close(before.params[:, :3], after.params[:, :3], rtol=0, atol=0)  # frames 1..3
+    assert_close(before.p.mu[:, :4], after.p.mu[:, :4], rtol=0, atol=0)  # the prior of frame 4 saw frames 0..3
+    assert (before.q.mu[:, 3] - after.q.mu[:, 3]).abs().max() > 0  # the posterior of frame 4 saw frame 4
+
+
+def test_the_first_rollout_frame_is_the_forward_pass_with_the_priors_latent():
+    vae, video = build(prior="fixed"), clips()
+    eps = noise(1, 2, 2, vae.z_dim)
+    with torch.no_grad():
+        q, _ = vae.posterior(vae._encode(video)[0][:, 1:])
+        # The posterior's noise that turns its sample into the fixed prior's.
+        as_posterior = torch.stack([eps[0, :, 0], (eps[0, :, 1] - q.mu[:, 1]) / (q.logvar[:, 1] / 2).exp()], dim=1)
+        rest = torch.zeros(2, 3, vae.z_dim, dtype=torch.float64)
+        frames = vae.reconstruct(video, torch.cat([as_posterior, rest], dim=1))
+    assert_close(vae.rollout(video[:, :2], 1, eps)[0, :, 0], frames[:, 1], atol=1e-6, rtol=0)
+
+
+def test_rollout_refuses_training_mode():
+    with pytest.raises(AssertionError, match="eval mode"):
+        build().train().rollout(clips()[:, :2], 1, noise(1, 2, 2, 10))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"prior": "none", "z_dim": 4}, "model.z-dim is not used with model.prior none"),
+        ({"prior": "fixed", "prior_layers": 2}, "model.prior-layers is not used with model.prior fixed"),
+        ({"width": 0}, "model.width must be >= 1, got 0"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**settings)
+
+
+def test_unknown_sizes_and_names_are_refused():
+    with pytest.raises(ValueError, match="data.image-size is 48; dcgan exists for 32, 64, 128"):
+        build(image_size=48)
+    with pytest.raises(ValueError, match="model.network is 'resnet'"):
+        build(network="resnet")
+    with pytest.raises(ValueError, match="model.norm is 'layer'"):
+        build(norm="layer")

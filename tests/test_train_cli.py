@@ -1,0 +1,288 @@
+"""train.py as a person starts it: every error a message and exit code 2, every run resumable."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import train
+from seqvae.training.logger import read_metrics
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    *("--data.image-size", "32", "--data.n-past", "2", "--data.n-future", "3", "--data.digit-size", "12"),
+    *("--model.width", "4", "--model.g-dim", "8", "--model.rnn-size", "8", "--model.z-dim", "3"),
+    *("--optim.steps", "6", "--optim.batch-size", "3", "--optim.warmup", "0", "--compute.workers", "0"),
+    *("--run.log-every", "1", "--run.sample-every", "6", "--run.checkpoint-every", "3", "--run.n-valid", "4"),
+]
+GECO = ["demo", *TINY]
+SIGMA = ["smmnist-sigma", "--data.name", "digits", *TINY]
+RUNS = {"geco": GECO, "optimal-sigma": SIGMA}
+
+
+def without(flags: list[str], name: str) -> list[str]:
+    """The flags less one and its value."""
+    at = flags.index(name)
+    return flags[:at] + flags[at + 2 :]
+
+
+def start(*args: str, **options) -> subprocess.Popen:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "train.py", *args], cwd=ROOT, **pipes | options)
+
+
+def run(*args: str, **options) -> subprocess.CompletedProcess:
+    process = start(*args, **options)
+    out, err = process.communicate(timeout=240)
+    return subprocess.CompletedProcess(args, process.returncode, out, err)
+
+
+def final(run_dir: Path) -> dict:
+    return torch.load(run_dir / "checkpoints" / "last.pt", weights_only=True)
+
+
+def flat(tree: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(tree, dict):
+        items = tree.items()
+    elif isinstance(tree, list):
+        items = enumerate(tree)
+    else:
+        return {prefix: tree}
+    return {name: leaf for key, value in items for name, leaf in flat(value, f"{prefix}/{key}").items()}
+
+
+def assert_bitwise_equal(a: dict, b: dict) -> None:
+    a, b = flat(a), flat(b)
+    assert a.keys() == b.keys() and any(isinstance(value, torch.Tensor) for value in a.values())
+    for name, value in a.items():
+        same = torch.equal(value, b[name]) if isinstance(value, torch.Tensor) else value == b[name]
+        assert same, f"{name} differs"
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(name, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [*RUNS[name], "--optim.schedule", "constant"]
+    process = start(*command, "--run-dir", str(killed), "--optim.steps", "100000")
+    wait_for((killed / "checkpoints" / "previous.pt").exists, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    reached = final(killed)["step"]
+    steps = ["--optim.steps", str(reached + 3)]
+
+    resumed = run(*command, "--run-dir", str(killed), *steps)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"going on from {killed}, step {reached}" in resumed.stdout
+    assert train.main([*command, "--run-dir", str(whole), *steps]) == 0
+    assert_bitwise_equal(final(whole), final(killed))
+    lines = [
+        [{k: v for k, v in line.items() if "second" not in k} for line in read_metrics(folder / "metrics.jsonl")]
+        for folder in (whole, killed)
+    ]
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends_cleanly(name, tmp_path):
+    command = [*GECO, "--run-dir", str(tmp_path), "--optim.steps", "100000", "--run.checkpoint-every", "100000"]
+    process = start(*command, "--compute.workers", "1")
+    metrics = tmp_path / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and len(read_metrics(metrics)) > 2, process)
+    process.send_signal(name)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Traceback" not in err, err
+    step = final(tmp_path)["step"]
+    assert f"{name.name}: saved at step {step}" in out
+    assert read_metrics(metrics)[-1]["step"] == step
+
+
+def test_a_run_leaves_what_the_readme_says(tmp_path, capsys):
+    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.pt", "last.pt", "previous.pt"]
+    with Image.open(tmp_path / "samples" / "step_0000006.gif") as gif:
+        assert gif.n_frames == 5
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["config"]["objective"]["lambda_init"] == pytest.approx(1 / (2 * 0.07**2))
+    assert config["versions"]["torch"] == torch.__version__
+    line = read_metrics(tmp_path / "metrics.jsonl")[0]
+    assert line.keys() >= {
+        *("step", "train/loss", "train/rmse", "train/kl_nats_per_frame", "train/elbo_nats_per_frame"),
+        *("train/bits_per_dim", "train/frames_per_second", "geco/lambda", "geco/constraint", "geco/calibration"),
+    }
+    out = capsys.readouterr().out
+    assert "geco: tolerance 0.07 RMSE per pixel, squared 0.0049, summed over 1024 pixels 5.018; first lambda 102" in out
+    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert "is finished at step 6; raise --optim.steps to go on" in capsys.readouterr().out
+
+
+def test_a_truncated_checkpoint_is_no_error(tmp_path, capsys):
+    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    last = tmp_path / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert "previous.pt, step 3" in capsys.readouterr().out
+    assert final(tmp_path)["step"] == 6
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param(["--objective.per-frame", "True", "--objective.loss-on", "future"], id="one multiplier per frame"),
+        pytest.param(["--compute.amp", "bf16"], id="bfloat16"),
+        pytest.param(["--compute.compile", "on"], id="torch.compile"),
+        pytest.param(["--optim.ema", "0.9", "--optim.grad-clip", "1", "--optim.schedule", "constant"], id="ema"),
+        pytest.param(["--model.norm", "group", "--model.prior", "fixed", "--model.last-frame-skip"], id="model"),
+        pytest.param(["--data.n-digits", "2", "--data.deterministic", "False", "--compute.workers", "2"], id="data"),
+    ],
+)
+def test_options_train_resume_and_show(flags, tmp_path):
+    command = [*GECO, *flags, "--run-dir", str(tmp_path)]
+    assert train.main([*command, "--optim.steps", "3"]) == 0
+    assert train.main(command) == 0
+    assert final(tmp_path)["step"] == 6
+    loss = [line["train/loss"] for line in read_metrics(tmp_path / "metrics.jsonl") if "train/loss" in line]
+    assert len(loss) == 6 and all(value is not None for value in loss)
+
+
+@pytest.mark.parametrize("preset", ["smmnist-geco", "smmnist-sigma", "smmnist-beta", "smmnist-deterministic"])
+def test_the_mnist_presets_train_on_real_digits(preset, tmp_path, mnist_root):
+    small = without(without(TINY, "--data.digit-size"), "--data.image-size")  # Moving MNIST has its own
+    if preset == "smmnist-deterministic":
+        small = without(small, "--model.z-dim")
+    assert train.main([preset, *small, "--data.root", str(mnist_root), "--run-dir", str(tmp_path)]) == 0
+    line = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    assert line["step"] == 6 and line["valid/rmse"] > 0
+    sigma = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "decoder/sigma" in line]
+    assert bool(sigma) == (preset != "smmnist-geco")
+
+
+def test_wandb_offline_gets_scalars_and_gifs(tmp_path):
+    quiet = os.environ | {"WANDB_SILENT": "true"}
+    result = run(*GECO, "--run-dir", str(tmp_path), "--wandb.mode", "offline", env=quiet)
+    assert result.returncode == 0, result.stderr
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert list(folder.glob("run-*.wandb")) and list(folder.glob("files/media/videos/*.gif"))
+    content = next(folder.glob("run-*.wandb")).read_bytes()
+    assert b"train/kl_nats_per_frame" in content and b"geco/lambda" in content
+
+
+def test_a_run_can_start_from_anothers_weights(tmp_path, capsys):
+    assert train.main([*GECO, "--run-dir", str(tmp_path / "a")]) == 0
+    command = [*SIGMA, "--run-dir", str(tmp_path / "b"), "--init-from", str(tmp_path / "a"), "--optim.lr", "1e-12"]
+    assert train.main([*command, "--optim.steps", "1"]) == 0
+    theirs, ours = final(tmp_path / "a")["model"], final(tmp_path / "b")["model"]
+    torch.testing.assert_close(ours["decoder.levels.0.weight"], theirs["decoder.levels.0.weight"])
+    assert "weights of" in capsys.readouterr().out
+    wider = [*command, "--model.width", "8", "--run-dir", str(tmp_path / "c")]
+    assert train.main(wider) == 2
+    error = capsys.readouterr().err
+    assert "there and" in error and "--model flags" in error and not (tmp_path / "c").exists()
+    assert train.main([*GECO, "--run-dir", str(tmp_path / "d"), "--init-from", str(tmp_path / "none")]) == 2
+    assert "holds no checkpoint" in capsys.readouterr().err
+
+
+def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
+    assert train.main([*GECO, "--run-dir", str(tmp_path / "a"), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert '"tolerance": 0.07' in out and "TFLOP per step" in out and not (tmp_path / "a").exists()
+
+
+# Each is one message and exit code 2; a ValueError of a settings class comes in tyro's box, broken into lines.
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["nonsense"], ["unknown preset 'nonsense'", "smmnist-geco"]),
+        (["demo", "--model.widht", "3"], ["Unrecognized", "--model.widht"]),
+        (["demo", "--objective.tolerance", "0"], ["objective.tolerance must be finite and > 0, got 0.0"]),
+        (["demo", "--objective.tolerance", "-0.1"], ["objective.tolerance must be finite and > 0, got -0.1"]),
+        (["demo", "--objective.beta", "2"], ["objective.beta is not used by objective geco"]),
+        (["smmnist-sigma", "--objective.tolerance", "0.1"], ["objective.tolerance is not used by objective elbo"]),
+        (["smmnist-sigma", "--objective.beta", "0.1"], ["objective.beta goes with likelihood.name gaussian"]),
+        (["smmnist-geco", "--likelihood.name", "optimal-sigma"], ["use likelihood.name gaussian, not optimal-sigma"]),
+        (["demo", "--data.n-past", "15", "--data.n-future", "0"], ["none is left to predict"]),
+        (["demo", "--data.image-size", "48"], ["data.image-size is 48; networks exist for 32, 64, 128"]),
+        (["demo", "--data.glyphs", "mnist"], ["digits has no option 'glyphs'"]),
+        (["demo", "--data.digit-size", "40"], ["digit_size", "40"]),
+        (["demo", "--optim.steps", "0"], ["optim.steps must be > 0, got 0"]),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(flags, words, tmp_path, capsys):
+    try:
+        code = train.main([*flags, "--run-dir", str(tmp_path / "a")])
+    except SystemExit as end:
+        code = end.code
+    text = "".join(capsys.readouterr())
+    text = " ".join(text.replace("│", " ").split())
+    assert code == 2 and "Traceback" not in text
+    for word in words:
+        assert word in text
+    assert not (tmp_path / "a").exists()
+
+
+def test_missing_mnist_names_the_command_and_the_alternative(tmp_path, capsys, monkeypatch):
+    import datasets.glyphs
+
+    def offline(*_, **__):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(datasets.glyphs, "download_mnist", offline)
+    assert train.main(["smmnist-geco", "--data.root", str(tmp_path / "none"), "--run-dir", str(tmp_path / "a")]) == 2
+    error = capsys.readouterr().err
+    assert "python -m datasets.glyphs" in error and "--data.name digits" in error and error.count(chr(10)) == 1
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_run_folder_of_other_settings_is_refused_with_both_values(tmp_path, capsys):
+    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert train.main([*GECO, "--run-dir", str(tmp_path), "--model.width", "8", "--optim.lr", "0.5"]) == 2
+    error = capsys.readouterr().err
+    assert "model.width: 4 -> 8" in error and "optim.lr: 0.002 -> 0.5" in error
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_unreadable_checkpoints_and_no_cuda_are_refused(tmp_path, capsys):
+    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    for name in ("last", "previous"):
+        (tmp_path / "checkpoints" / f"{name}.pt").write_bytes(b"no")
+    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 2
+    assert "there is no other" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert train.main([*GECO, "--run-dir", str(tmp_path), "--compute.device", "cuda"]) == 2
+        assert "pass --compute.device cpu" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="no /dev/full on this system")
+def test_a_full_disk_ends_the_run_with_the_reason(tmp_path, capsys, monkeypatch):
+    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    real_open = Path.open
+
+    def full(self, mode="r", *args, **kwargs):  # every new checkpoint lands on a device without space
+        return real_open(Path("/dev/full") if self.name == "new.pt.partial" else self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", full)
+    assert train.main([*GECO, "--run-dir", str(tmp_path), "--optim.steps", "9"]) == 1
+    error = capsys.readouterr().err
+    assert "No space left on device" in error and "earlier checkpoints are whole" in error and error.count(chr(10)) == 1
+    monkeypatch.undo()
+    assert final(tmp_path)["step"] == 6
+    assert train.main([*GECO, "--run-dir", str(tmp_path), "--optim.steps", "9"]) == 0
+    assert final(tmp_path)["step"] == 9

@@ -1,0 +1,263 @@
+import dataclasses
+import errno
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from datasets import load_dataset
+from seqvae.config import (
+    DataConfig,
+    LikelihoodConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    RunConfig,
+    RunSettings,
+)
+from seqvae.likelihoods import LIKELIHOODS
+from seqvae.objectives import FIELDS_OF
+from seqvae.training import checkpoint
+from seqvae.training.checkpoint import DamagedCheckpoint, load, load_latest, save, write_atomically
+from seqvae.training.logger import Logger, read_metrics
+from seqvae.training.loop import MAX_SKIPPED, StepSampler, Trainer, TrainingFailed, learning_rate, run
+from train import build_trainer
+
+CPU = torch.device("cpu")
+TINY = RunConfig(
+    data=DataConfig(image_size=32, n_past=2, n_future=2, digit_size=12),
+    model=ModelConfig(width=4, g_dim=8, rnn_size=8, z_dim=3),
+    optim=OptimConfig(steps=6, batch_size=3, lr=1e-3),
+    run=RunSettings(log_every=1, sample_every=100, checkpoint_every=3, n_valid=4),
+)
+GECO = dataclasses.replace(
+    TINY, likelihood=LikelihoodConfig(name="gaussian"), objective=ObjectiveConfig(name="geco", tolerance=0.1)
+)
+
+
+def change(cfg: RunConfig, group: str, **values) -> RunConfig:
+    return dataclasses.replace(cfg, **{group: dataclasses.replace(getattr(cfg, group), **values)})
+
+
+def video(seed: int = 0) -> torch.Tensor:
+    return torch.rand(3, 4, 1, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def snapshot(trainer: Trainer) -> dict:
+    state = {name: value for name, value in trainer.state().items() if name not in ("step", "counters", "best")}
+    return json.loads(json.dumps(state, default=lambda tensor: tensor.tolist()))
+
+
+def combinations() -> list[RunConfig]:
+    """Every objective with every likelihood that goes with it."""
+    found = []
+    for objective in FIELDS_OF:
+        for likelihood in LIKELIHOODS:
+            settings = {"tolerance": 0.1} if objective == "geco" else {}
+            try:
+                cfg = dataclasses.replace(
+                    TINY,
+                    likelihood=LikelihoodConfig(name=likelihood),
+                    objective=ObjectiveConfig(name=objective, **settings),
+                )
+            except ValueError:
+                continue
+            found.append(pytest.param(cfg, id=f"{objective}-{likelihood}"))
+    return found
+
+
+@pytest.mark.parametrize("cfg", combinations())
+def test_every_objective_and_likelihood_trains_saves_and_resumes(cfg, tmp_path):
+    whole = build_trainer(cfg, 1, CPU)
+    for i in range(3):
+        numbers = whole.train_step(video(i))
+        assert all(torch.isfinite(value).all() for value in numbers.values())
+    save(tmp_path, whole.state(), best=True)
+    resumed = build_trainer(cfg, 1, CPU)
+    resumed.load(load(tmp_path / "last.pt"))
+    for trainer in (whole, resumed):
+        trainer.train_step(video(3))
+    assert snapshot(whole) == snapshot(resumed)
+
+
+@pytest.mark.parametrize("cfg", combinations())
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_step_that_is_not_finite_is_skipped_whole(cfg, bad):
+    cfg = change(cfg, "optim", ema=0.5)
+    trainer = build_trainer(cfg, 1, CPU)
+    trainer.train_step(video())
+    before = snapshot(trainer)
+    broken = video()
+    broken[0, 1, 0, 3, 3] = bad
+    trainer.train_step(broken)
+    assert snapshot(trainer) == before
+    assert trainer.counters.tolist() == [1, 1, 1] and trainer.step == 2
+    trainer.train_step(video())
+    assert snapshot(trainer) != before and trainer.counters.tolist() == [1, 0, 1]
+
+
+class Broken(torch.utils.data.Dataset):
+    """Clips that are fine; what breaks is the model."""
+
+    channels = 1
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        return torch.full((4, 1, 32, 32), i, dtype=torch.uint8)
+
+
+def test_ten_skipped_steps_in_a_row_end_the_run_and_name_the_last_checkpoint(tmp_path):
+    trainer = build_trainer(change(change(TINY, "optim", steps=40), "run", checkpoint_every=100), 1, CPU)
+    save(tmp_path / "checkpoints", trainer.state(), best=False)
+    with torch.no_grad():
+        trainer.model.frame_predictor.head.bias.fill_(math.nan)
+    with pytest.raises(TrainingFailed, match=rf"{MAX_SKIPPED} steps in a row up to step 10 .*last.pt \(step 0\)"):
+        run(trainer, tmp_path, Broken(), Broken())
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert lines[-1]["train/skipped_steps"] == 10 and lines[-1]["train/loss"] is None
+    assert load(tmp_path / "checkpoints" / "last.pt")["step"] == 0, "broken weights must not be saved"
+
+
+def test_averaged_weights_follow_with_the_decay():
+    trainer = build_trainer(change(TINY, "optim", ema=0.9), 1, CPU)
+    expected = [p.detach().clone() for p in trainer.model.parameters()]
+    for step in range(4):
+        trainer.train_step(video(step))
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = [decay * e + (1 - decay) * p.detach() for e, p in zip(expected, trainer.model.parameters())]
+    assert trainer.eval_model is trainer.ema
+    for e, p in zip(expected, trainer.ema.parameters()):
+        assert_close(p, e)
+    for ours, theirs in zip(trainer.ema.buffers(), trainer.model.buffers()):
+        assert_close(ours, theirs)
+
+
+def test_gradient_clipping_changes_the_step_and_reports_the_norm_before_it():
+    plain, clipped = build_trainer(TINY, 1, CPU), build_trainer(change(TINY, "optim", grad_clip=1e-9), 1, CPU)
+    norms = [trainer.train_step(video())["grad_norm"] for trainer in (plain, clipped)]
+    assert_close(norms[0], norms[1])
+    moved = [
+        (t.model.decoder.levels[0].weight - build_trainer(TINY, 1, CPU).model.decoder.levels[0].weight)
+        .abs()
+        .max()
+        .item()
+        for t in (plain, clipped)
+    ]
+    assert moved[1] < 0.9 * moved[0]  # Adam's epsilon is no longer small beside such a gradient
+
+
+def test_the_context_can_be_left_out_of_the_loss():
+    future = build_trainer(change(TINY, "objective", loss_on="future"), 1, CPU)
+    assert future.mask.tolist() == [0, 1, 1]
+    results = []
+    for filler in (0.0, 1.0):
+        trainer, clip = build_trainer(change(TINY, "objective", loss_on="future"), 1, CPU), video()
+        trainer.model.eval()
+        terms = trainer.terms(trainer.model, clip, torch.zeros(3, 3, 3))
+        terms.sse[:, 0], terms.kl[:, 0], terms.log_px[:, 0] = filler, filler, filler
+        results.append(trainer.objective(terms)[0])
+    assert_close(results[0], results[1])
+
+
+def test_learning_rate_schedules():
+    constant = OptimConfig(steps=100, lr=1.0, warmup=10)
+    cosine = dataclasses.replace(constant, schedule="cosine")
+    assert [learning_rate(constant, s) for s in (0, 4, 9, 10, 99)] == [0.1, 0.5, 1.0, 1.0, 1.0]
+    assert_close([learning_rate(cosine, s) for s in (0, 10, 55, 100)], [0.1, 1.0, 0.5, 0.0], atol=1e-12, rtol=0)
+
+
+def test_a_learned_sigma_has_its_own_learning_rate():
+    trainer = build_trainer(dataclasses.replace(TINY, likelihood=LikelihoodConfig(name="shared-sigma")), 1, CPU)
+    trainer.train_step(video())
+    assert [group["lr"] for group in trainer.optimizer.param_groups] == [1e-3, 1e-2]
+    assert abs(trainer.model.likelihood.log_sigma.item()) > 5e-3
+
+
+def test_the_clips_of_a_step_depend_on_the_seed_and_the_step_alone():
+    whole = list(StepSampler(1000, 4, 0, range(6)))
+    assert list(StepSampler(1000, 4, 0, range(3, 6))) == whole[3:]
+    assert list(StepSampler(1000, 4, 1, range(6))) != whole
+    assert len({tuple(batch) for batch in whole}) == 6
+
+
+def test_validation_is_a_function_of_weights_and_clips_and_leaves_the_state():
+    trainer = build_trainer(GECO, 1, CPU)
+    trainer.train_step(video())
+    clips = load_dataset(split="valid", **GECO.data.arguments())
+    before = snapshot(trainer)
+    first, second = trainer.validate(clips, 4), trainer.validate(clips, 4)
+    assert first == second and snapshot(trainer) == before
+    # The ELBO at the best sigma of these clips: compare with a search over sigma.
+    mse, kl, dims = first["valid/rmse"] ** 2, first["valid/kl_nats_per_frame"], 32 * 32
+    grid = torch.linspace(0.01, 1, 100_000, dtype=torch.float64) ** 2
+    best = (-0.5 * dims * (mse / grid + (2 * math.pi * grid).log())).max().item() - kl
+    assert_close(first["valid/elbo_nats_per_frame"], best, rtol=1e-6, atol=0)
+
+
+# ---- checkpoints and logs
+
+
+STATE = {"step": 3, "model": {"w": torch.arange(4.0)}, "ema": None}
+
+
+def test_a_checkpoint_comes_back_as_it_was_and_the_one_before_is_kept(tmp_path):
+    save(tmp_path, STATE, best=True)
+    save(tmp_path, STATE | {"step": 4}, best=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt", "last.pt", "previous.pt"]
+    steps = [load(tmp_path / f"{name}.pt")["step"] for name in ("last", "previous", "best")]
+    assert steps == [4, 3, 3]
+    assert_close(load(tmp_path / "last.pt")["model"]["w"], torch.arange(4.0))
+    state, note = load_latest(tmp_path)
+    assert state["step"] == 4 and note is None
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"<html>"])
+def test_a_damaged_last_checkpoint_gives_way_to_the_previous_one(tmp_path, damage):
+    save(tmp_path, STATE, best=False)
+    save(tmp_path, STATE | {"step": 4}, best=False)
+    last = tmp_path / "last.pt"
+    last.write_bytes(damage(last.read_bytes()))
+    state, note = load_latest(tmp_path)
+    assert state["step"] == 3 and "going on from" in note and "previous.pt, step 3" in note
+    save(tmp_path, STATE | {"step": 5}, best=False)
+    assert load(tmp_path / "previous.pt")["step"] == 3, "the damaged file must not take the good one's place"
+
+
+def test_when_no_checkpoint_can_be_read_nothing_is_overwritten(tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"half")
+    with pytest.raises(DamagedCheckpoint, match="there is no other"):
+        load_latest(tmp_path)
+    assert (tmp_path / "last.pt").read_bytes() == b"half"
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
+    torch.save({"step": 1, "model": Path("x")}, tmp_path / "last.pt")
+    with pytest.raises(DamagedCheckpoint):
+        load(tmp_path / "last.pt")
+
+
+def test_a_full_disk_leaves_the_older_files_whole(tmp_path, monkeypatch):
+    save(tmp_path, STATE, best=True)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, STATE | {"step": 4}, best=True)
+    assert load(tmp_path / "last.pt")["step"] == 3 and load(tmp_path / "best.pt")["step"] == 3
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_metrics_are_cut_back_to_the_step_a_run_goes_on_from(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    write_atomically(path, b'{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+    logger = Logger(tmp_path, TINY, start_step=2)
+    logger.log(3, {"x": 1.0})
+    logger.close()
+    assert read_metrics(path) == [{"step": 1}, {"step": 2}, {"step": 3, "x": 1.0}]
