@@ -31,7 +31,7 @@ from seqvae.metrics.protocols import Protocol, find_protocol, label, own_protoco
 from seqvae.model import SequenceVAE
 from seqvae.training import checkpoint
 from seqvae.training.checkpoint import write_atomically
-from seqvae.training.loop import as_float, choose_device
+from seqvae.training.trainer import as_float, choose_device
 from seqvae.visualize import Curve, Panel, write_curves, write_gif, write_gif_grid, write_strip
 
 METRICS = {"psnr": psnr, "ssim": ssim}

@@ -27,7 +27,9 @@ from seqvae.model import SequenceVAE
 from seqvae.objectives import build_objective
 from seqvae.training import checkpoint
 from seqvae.training.checkpoint import write_atomically
-from seqvae.training.loop import Trainer, TrainingFailed, choose_device, resolve_amp, run
+from seqvae.training.logger import LoggingFailed
+from seqvae.training.loop import TrainingFailed, run
+from seqvae.training.trainer import Trainer, choose_device, resolve_amp
 
 
 def main(argv: list[str]) -> int:
@@ -42,7 +44,7 @@ def main(argv: list[str]) -> int:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        return failed(cfg, f"cannot write there: {error.strerror}")
+        return failed(cfg, f"cannot use {error.filename or cfg.run_dir}: {error.strerror}")
 
     run_dir = Path(cfg.run_dir)
     if trainer.step >= cfg.optim.steps:
@@ -50,7 +52,7 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         signal_name = run(trainer, run_dir, train_clips, valid_clips)
-    except TrainingFailed as error:
+    except (TrainingFailed, LoggingFailed) as error:
         return failed(cfg, str(error))
     except torch.OutOfMemoryError:
         return failed(cfg, f"the device's memory is too small; lower --optim.batch-size ({cfg.optim.batch_size})")

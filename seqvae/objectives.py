@@ -141,6 +141,10 @@ class Elbo(nn.Module):
         loss = masked_mean(self.beta * terms.kl - terms.log_px, terms.mask)
         return loss, report(terms, terms.log_px, loss)
 
+    def status(self) -> Numbers:
+        """Nothing: it has no state."""
+        return {}
+
     def after_step(self) -> None:
         pass
 
@@ -193,12 +197,13 @@ class Geco(nn.Module):
         loss = masked_mean(terms.kl, terms.mask) + penalty
         # GECO has no sigma; its ELBO is quoted at the one that its own squared errors call for.
         mse = (average + self.tolerance**2).clamp(min=1e-12)
-        numbers = report(terms, gaussian_log_prob(terms.sse, terms.dims, mse), loss)
-        return loss, numbers | {
-            "geco/lambda": self.log_lambda.exp(),
-            "geco/constraint": average,
-            "geco/calibration": 2 * self.log_lambda.exp() * mse,
-        }
+        return loss, report(terms, gaussian_log_prob(terms.sse, terms.dims, mse), loss)
+
+    def status(self) -> Numbers:
+        """lambda, the moving average of MSE - tolerance^2, and 2 lambda MSE: scalars, or (F,) with one per frame."""
+        weight = self.log_lambda.exp()
+        calibration = 2 * weight * (self.constraint + self.tolerance**2)
+        return {"geco/lambda": weight, "geco/constraint": self.constraint, "geco/calibration": calibration}
 
     def after_step(self) -> None:
         """Moves the average, then lambda; called once after each optimizer step."""

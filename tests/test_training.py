@@ -23,7 +23,8 @@ from seqvae.objectives import FIELDS_OF
 from seqvae.training import checkpoint
 from seqvae.training.checkpoint import DamagedCheckpoint, load, load_latest, save, write_atomically
 from seqvae.training.logger import Logger, read_metrics
-from seqvae.training.loop import MAX_SKIPPED, StepSampler, Trainer, TrainingFailed, learning_rate, run
+from seqvae.training.loop import MAX_SKIPPED, StepSampler, TrainingFailed, run
+from seqvae.training.trainer import Trainer, learning_rate
 from train import build_trainer
 
 CPU = torch.device("cpu")
@@ -190,7 +191,7 @@ def test_validation_is_a_function_of_weights_and_clips_and_leaves_the_state():
     trainer.train_step(video())
     clips = load_dataset(split="valid", **GECO.data.arguments())
     before = snapshot(trainer)
-    first, second = trainer.validate(clips, 4), trainer.validate(clips, 4)
+    first, second = trainer.validate(clips), trainer.validate(clips)
     assert first == second and snapshot(trainer) == before
     # The ELBO at the best sigma of these clips: compare with a search over sigma.
     mse, kl, dims = first["valid/rmse"] ** 2, first["valid/kl_nats_per_frame"], 32 * 32
@@ -261,3 +262,12 @@ def test_metrics_are_cut_back_to_the_step_a_run_goes_on_from(tmp_path):
     logger.log(3, {"x": 1.0})
     logger.close()
     assert read_metrics(path) == [{"step": 1}, {"step": 2}, {"step": 3, "x": 1.0}]
+
+
+def test_an_infeasible_tolerance_is_said_in_the_log():
+    trainer = build_trainer(change(GECO, "objective", tolerance=1e-4, step_size=5.0), 1, CPU)
+    assert trainer.warnings() == []
+    for i in range(4):
+        trainer.train_step(video(i))
+    (sentence,) = trainer.warnings()
+    assert "infeasible at this capacity" in sentence and "0.0001" in sentence

@@ -33,5 +33,9 @@ class Likelihood(nn.Module):
         """Squared error of the mean, summed over C, H and W: (...) float64, pixels in [0, 1]."""
         return (self.mean(params) - frames).square().sum((-3, -2, -1), dtype=torch.float64)
 
+    def status(self) -> dict[str, Tensor]:
+        """What it has learned or tracks, named, for the log."""
+        return {}
+
     def after_step(self) -> None:
         """Moves whatever the likelihood tracks over training; called once after each optimizer step."""

@@ -39,6 +39,9 @@ class GaussianLikelihood(Likelihood):
     def mean(self, params: Tensor) -> Tensor:
         return params.to(torch.promote_types(params.dtype, torch.float32)).sigmoid()
 
+    def status(self) -> dict[str, Tensor]:
+        return {"decoder/sigma": self.variance().detach().sqrt()}
+
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         mean = self.mean(params)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
@@ -54,6 +57,9 @@ class FixedSigma(GaussianLikelihood):
 
     def variance(self) -> Tensor:
         return self.fixed_variance
+
+    def status(self) -> dict[str, Tensor]:
+        return {}  # a constant is no news, and with GECO it plays no part
 
 
 class SharedSigma(GaussianLikelihood):

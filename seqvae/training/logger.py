@@ -21,6 +21,10 @@ def read_metrics(path: Path) -> list[dict[str, Value]]:
     return lines
 
 
+class LoggingFailed(RuntimeError):
+    """Weights & Biases was asked for and does not start; the message says what to pass instead."""
+
+
 class Logger:
     """Appends to metrics.jsonl, cut back to `start_step` first, so that a resumed run repeats no line."""
 
@@ -36,15 +40,18 @@ class Logger:
             identity = run_dir / "wandb_id.txt"  # a resumed run goes on in the same page
             if not identity.exists():
                 write_atomically(identity, uuid.uuid4().hex[:8].encode())
-            self.wandb = wandb.init(
-                project=cfg.wandb.project,
-                id=identity.read_text(),
-                name=run_dir.name,
-                dir=run_dir,
-                mode=cfg.wandb.mode,
-                resume="allow" if cfg.wandb.mode == "online" else None,
-                config=to_json(cfg),
-            )
+            try:
+                self.wandb = wandb.init(
+                    project=cfg.wandb.project,
+                    id=identity.read_text(),
+                    name=run_dir.name,
+                    dir=run_dir,
+                    mode=cfg.wandb.mode,
+                    resume="allow" if cfg.wandb.mode == "online" else None,
+                    config=to_json(cfg),
+                )
+            except Exception as error:  # its errors share no base: network, login, permissions
+                raise LoggingFailed(f"wandb does not start ({error}); pass --wandb.mode offline or off") from None
             self.wandb.define_metric("*", step_metric="step")  # its own counter never goes back; a resumed run does
             self.video = wandb.Video
 

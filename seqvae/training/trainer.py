@@ -1,0 +1,253 @@
+"""A run's state and what is done with it: one optimizer step, validation, a GIF of samples.
+
+All randomness of step s is a function of (seed, s), so nothing about it has to be saved. Videos come as uint8
+(B, T, C, H, W) and are turned into float [0, 1] in one place, `as_float`.
+"""
+
+import copy
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from seqvae.config import ComputeConfig, OptimConfig, RunConfig
+from seqvae.gaussian import keyed_noise
+from seqvae.model import SequenceVAE
+from seqvae.objectives import Geco, Terms, bits_per_dim
+from seqvae.visualize import Panel, write_gif_grid
+
+SIGMA_LR = 10.0  # learning rate of a learned log sigma, relative to the rest: it has far to go
+N_SAMPLE_VIDEOS = 4  # rows of a training GIF
+BATCHES, NOISE = 0, 1  # streams of step_rng
+
+
+def as_float(video: Tensor, device: torch.device) -> Tensor:
+    """uint8 (..., C, H, W) -> float32 in [0, 1] on the device: the one conversion."""
+    return video.to(device, non_blocking=True).float() / 255
+
+
+def step_rng(seed: int, stream: int, step: int) -> np.random.Generator:
+    """Random numbers of one step; the streams are independent."""
+    return np.random.default_rng([seed, stream, step])
+
+
+def learning_rate(cfg: OptimConfig, step: int) -> float:
+    """Of the step that follows `step` finished ones: linear warm-up, then constant or a half cosine down to 0."""
+    if step < cfg.warmup:
+        return cfg.lr * (step + 1) / cfg.warmup
+    if cfg.schedule == "constant":
+        return cfg.lr
+    progress = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)
+    return cfg.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one; ValueError for cuda where there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("compute.device is cuda, and torch finds no CUDA device; pass --compute.device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def resolve_amp(cfg: ComputeConfig, device: torch.device) -> bool:
+    """Whether the convolutions run in bfloat16."""
+    return cfg.amp == "bf16" or (cfg.amp == "auto" and device.type == "cuda")
+
+
+def resolve_compile(cfg: ComputeConfig, device: torch.device) -> bool:
+    """Whether encoder and decoder are compiled; `auto` needs CUDA and the C compiler that torch.compile calls."""
+    compiler = any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+    return cfg.compile == "on" or (cfg.compile == "auto" and device.type == "cuda" and compiler)
+
+
+class Trainer:
+    """A run's whole state and the things done with it.
+
+    `skipped` counts the non-finite steps, `streak` those in a row, on the device: they are read with the metrics.
+    """
+
+    def __init__(self, cfg: RunConfig, model: SequenceVAE, objective: nn.Module, device: torch.device) -> None:
+        self.cfg, self.device = cfg, device
+        self.model, self.objective = model.to(device), objective.to(device)
+        self.step, self.best = 0, -math.inf  # finished optimizer steps; highest valid/elbo_nats_per_frame so far
+        self.counters = torch.zeros(3, dtype=torch.int64, device=device)  # skipped, streak, longest streak
+        sigma = list(model.likelihood.parameters())
+        groups = [{"params": [p for p in model.parameters() if not any(p is s for s in sigma)], "scale": 1.0}]
+        if sigma:
+            groups.append({"params": sigma, "scale": SIGMA_LR})
+        self.optimizer = torch.optim.Adam(groups, lr=cfg.optim.lr, fused=True)
+        # .to() after the copy joins the LSTMs' weights again, which cuDNN wants in one piece.
+        self.ema = copy.deepcopy(model).requires_grad_(False).eval().to(device) if cfg.optim.ema else None
+        self.amp = resolve_amp(cfg.compute, device)
+        if resolve_compile(cfg.compute, device):
+            model.encoder.compile()
+            model.decoder.compile()
+
+        n_predicted, past = cfg.data.seq_len - 1, cfg.data.n_past - 1
+        self.mask = torch.ones(n_predicted, dtype=torch.float64, device=device)  # frames 1..T-1 that count
+        if cfg.objective.loss_on == "future":
+            self.mask[:past] = 0
+
+    # ---- state
+
+    def state(self) -> dict:
+        """Everything that decides the next step, as tensors and plain values."""
+        return {
+            "step": self.step,
+            "best": self.best,
+            "counters": self.counters,
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load(self, state: dict) -> None:
+        self.step, self.best = state["step"], state["best"]
+        self.counters.copy_(state["counters"])
+        self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+
+    @property
+    def eval_model(self) -> SequenceVAE:
+        """The weights that validation and evaluation use: averaged ones where there are any."""
+        return self.ema if self.ema is not None else self.model
+
+    # ---- one step
+
+    def terms(self, model: SequenceVAE, video: Tensor, noise: Tensor) -> Terms:
+        """Per-frame terms of a batch; reductions run outside autocast."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            out = model(video, noise)
+        target = video[:, 1:]
+        return Terms(
+            log_px=model.likelihood.log_prob(out.params, target, self.mask),
+            kl=out.kl(),
+            sse=model.likelihood.squared_error(out.params, target),
+            mask=self.mask,
+            dims=target.shape[-3:].numel(),
+        )
+
+    def train_step(self, video: Tensor) -> dict[str, Tensor]:
+        """One optimizer step on (B, T, C, H, W) floats; returns detached numbers, still on the device.
+
+        A step whose loss or gradient is not finite is skipped whole: weights, optimizer, norm statistics, multiplier
+        and sigma stay as they were, and nothing waits for the device to find that out.
+        """
+        self.model.train()
+        self.objective.train()
+        buffers = [*self.model.buffers(), *self.objective.buffers()]
+        before = [buffer.clone() for buffer in buffers]
+        generator = torch.Generator(self.device)
+        generator.manual_seed(int(step_rng(self.cfg.run.seed, NOISE, self.step).integers(2**63)))
+        shape = (*video.shape[:1], video.shape[1] - 1, self.model.z_dim)
+        noise = torch.randn(shape, generator=generator, device=self.device)
+
+        loss, numbers = self.objective(self.terms(self.model, video, noise))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        limit = self.cfg.optim.grad_clip
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
+        finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["scale"] * learning_rate(self.cfg.optim, self.step)
+        self.optimizer.found_inf = (~finite).float()  # fused Adam leaves weights and moments alone where it is 1
+        self.optimizer.step()
+        self.model.likelihood.after_step()
+        self.objective.after_step()
+        for buffer, old in zip(buffers, before):
+            buffer.copy_(torch.where(finite, buffer, old))
+        if self.ema is not None:
+            # The average starts as the weights themselves and lengthens with the run, up to the decay asked for.
+            decay = min(self.cfg.optim.ema, (1 + self.step) / (10 + self.step))
+            for average, weight in zip(self.ema.parameters(), self.model.parameters()):
+                average.lerp_(weight.detach(), (1 - decay) * finite.to(weight.dtype))
+            for average, buffer in zip(self.ema.buffers(), self.model.buffers()):
+                average.copy_(buffer)
+        skipped, streak, longest = self.counters
+        streak = torch.where(finite, 0, streak + 1)
+        self.counters = torch.stack([skipped + ~finite, streak, torch.maximum(longest, streak)])
+        self.step += 1
+        return numbers | {"grad_norm": norm.detach()}
+
+    # ---- looking at it
+
+    @torch.no_grad()
+    def validate(self, clips: Dataset) -> dict[str, float]:
+        """RMSE, KL and ELBO on held-out clips, sampled z, eval mode.
+
+        The ELBO is quoted at the sigma that is optimal over these clips, for every Gaussian decoder and for GECO, so
+        that runs compare and the best checkpoint is not a matter of lambda.
+        """
+        model, batch = self.eval_model.eval(), self.cfg.optim.batch_size
+        n_clips = min(self.cfg.run.n_valid, len(clips))
+        sse = kl = count = 0.0
+        for start in range(0, n_clips, batch):
+            chosen = range(start, min(start + batch, n_clips))
+            video = as_float(torch.stack([clips[i] for i in chosen]), self.device)
+            noise = keyed_noise(self.cfg.run.seed, chosen, [0], video.shape[1] - 1, model.z_dim)[0].to(self.device)
+            terms = self.terms(model, video, noise)
+            weight = self.mask.expand_as(terms.sse)
+            sse, kl = sse + (weight * terms.sse).sum().item(), kl + (weight * terms.kl).sum().item()
+            count += weight.sum().item()
+        mse, kl = sse / (terms.dims * count), kl / count
+        elbo = -0.5 * terms.dims * (math.log(2 * math.pi * max(mse, 1e-12)) + 1) - kl
+        return {
+            "valid/rmse": math.sqrt(mse),
+            "valid/kl_nats_per_frame": kl,
+            "valid/elbo_nats_per_frame": elbo,
+            "valid/bits_per_dim": bits_per_dim(elbo, terms.dims),
+        }
+
+    @torch.no_grad()
+    def sample_gif(self, clips: Dataset, path: Path) -> None:
+        """Truth, posterior and three predicted futures of the first validation clips."""
+        model, n_past = self.eval_model.eval(), self.cfg.data.n_past
+        video = as_float(torch.stack([clips[i] for i in range(min(N_SAMPLE_VIDEOS, len(clips)))]), self.device)
+        n_samples = 3 if model.z_dim else 1
+        steps = video.shape[1] - 1
+        noise = keyed_noise(self.cfg.run.seed, range(len(video)), range(n_samples), steps, model.z_dim).to(self.device)
+        context = video[:, :n_past]
+        futures = model.rollout(context, video.shape[1] - n_past, noise)
+        posterior = torch.cat([video[:, :1], model.reconstruct(video, noise[0])], dim=1)
+        columns = [("truth", video, False), ("posterior", posterior, False)]
+        columns += [(f"sample {i + 1}", torch.cat([context, future], dim=1), True) for i, future in enumerate(futures)]
+        rows = [
+            [Panel(label, v[i].cpu().numpy(), predicting) for label, v, predicting in columns]
+            for i in range(len(video))
+        ]
+        write_gif_grid(path, rows, n_past)
+
+    def note_best(self, elbo: float) -> bool:
+        """Whether this is the highest validation ELBO so far; remembers it."""
+        better = elbo > self.best
+        self.best = elbo if better else self.best
+        return better
+
+    def status(self) -> dict[str, float | list[float]]:
+        """State as it is after the last step: multiplier or sigma, skipped steps, and that step's learning rate."""
+        state = self.objective.status() | self.model.likelihood.status()
+        return {name: value.tolist() for name, value in state.items()} | {
+            "train/skipped_steps": self.counters[0].item(),
+            "train/lr": learning_rate(self.cfg.optim, self.step - 1),
+        }
+
+    def longest_streak(self) -> int:
+        """Most non-finite steps in a row so far."""
+        return self.counters[2].item()
+
+    def warnings(self) -> list[str]:
+        """Sentences about settings that cannot work out, for the log."""
+        if isinstance(self.objective, Geco) and self.objective.verdict() == "infeasible":
+            return [
+                f"geco: lambda is at its limit and the RMSE still above {self.objective.tolerance}: "
+                "infeasible at this capacity; raise --objective.tolerance or the model's sizes"
+            ]
+        return []
