@@ -21,12 +21,13 @@ import numpy as np
 import torch
 import tyro
 from torch import Tensor
+from tqdm import tqdm
 
 from datasets import load_dataset
 from seqvae.config import RunConfig, build_model, read_config
 from seqvae.gaussian import keyed_noise
 from seqvae.metrics.best_of_n import BestOfN, Estimate, Summary, over_videos
-from seqvae.metrics.frame import psnr, ssim
+from seqvae.metrics.frame import psnr, ssim, without_tf32
 from seqvae.metrics.protocols import Protocol, find_protocol, label, own_protocol
 from seqvae.model import SequenceVAE
 from seqvae.training import checkpoint
@@ -40,6 +41,8 @@ ROLLOUT_ROWS = 256  # samples x videos predicted at once: bounds the memory, cha
 SHOWN = 8  # videos that get a GIF and a strip
 RANDOM = 3  # samples shown beside the best one, the first of the N
 POSTERIOR_KEY = 2**32  # sample number of the reconstruction's noise, so that it is none of the predictions'
+# What a run's data has to be for the published Moving MNIST test set to be its own.
+PUBLISHED_DIGITS = dict(glyphs="mnist", digit_size=28, n_digits=2, deterministic=False, min_speed=0, max_speed=4)
 MEAN_IMAGE_CLIPS = 256  # training clips whose frames make the mean training image
 
 
@@ -62,8 +65,8 @@ class EvalConfig:
         for name in ("n_samples", "n_videos", "batch_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"--seed must be >= 0, got {self.seed}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed must be in [0, 2^32), got {self.seed}")
 
 
 @dataclass
@@ -80,20 +83,28 @@ def main(argv: list[str]) -> int:
     """Exit code: 0 done, 1 the results could not be written, 2 the arguments, the run or the data are wrong."""
     try:
         args = tyro.cli(EvalConfig, args=argv, prog="evaluate.py", description=__doc__)
-        device = choose_device(args.device)
+        device = choose_device(args.device, "--device")
         cfg = read_config(args.run_dir)
         protocol = choose_protocol(args, cfg)
-        name = label(protocol, args.n_samples or protocol.n_samples, args.n_videos or protocol.n_videos)
+        n_samples, n_videos = args.n_samples or protocol.n_samples, args.n_videos or protocol.n_videos
+        name = label(protocol, n_samples, n_videos)
         clips = test_clips(args, cfg, protocol)
         model, step = load_model(args, cfg, clips.channels, device)
         mean_image = mean_training_image(args, cfg)
+        out = args.out or args.run_dir / "evaluation" / protocol.name
+        out.mkdir(parents=True, exist_ok=True)
     except (ValueError, FileNotFoundError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
-    n_samples, n_videos = args.n_samples or protocol.n_samples, args.n_videos or protocol.n_videos
-    scores = score(model, clips, mean_image, protocol, n_samples, n_videos, args.batch_size, args.seed, device)
+    except OSError as error:  # a file where a folder is meant, a folder that may not be read
+        print(f"evaluate.py: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    try:
+        scores = score(model, clips, mean_image, protocol, n_samples, n_videos, args.batch_size, args.seed, device)
+    except torch.OutOfMemoryError:
+        print(f"evaluate.py: the device's memory is too small; lower --batch-size {args.batch_size}", file=sys.stderr)
+        return 1
     summaries = {metric: scores.predictions.summary(metric, chosen_by=protocol.best_by) for metric in METRICS}
-    out = args.out or args.run_dir / "evaluation" / protocol.name
     facts = {
         "protocol": name,
         "definitions": dataclasses.asdict(protocol),
@@ -121,15 +132,16 @@ def choose_protocol(args: EvalConfig, cfg: RunConfig) -> Protocol:
     data, n_samples = cfg.data, 1 if cfg.model.prior == "none" else None
     if n_samples and args.n_samples not in (None, 1):
         raise ValueError(f"--n-samples {args.n_samples}: a model without latent has one future per video; drop it")
-    fixed = data.name == "moving_mnist" and data.image_size == 64 and not data.deterministic
+    own_digits = {name: getattr(data, name) for name in PUBLISHED_DIGITS if getattr(data, name) is not None}
+    fixed = data.name == "moving_mnist" and data.image_size == 64 and own_digits.items() <= PUBLISHED_DIGITS.items()
     name = ("srvp-2020" if fixed else "own") if args.protocol == "auto" else args.protocol
     if name == "own":
         wanted = (args.n_samples or n_samples or 10, args.n_videos or 64)
         return own_protocol(data.name, data.n_past, data.n_future, *wanted)
     if not fixed:
         raise ValueError(
-            f"--protocol {name} is defined on 64-px stochastic Moving MNIST, and this run was trained on {data.name} "
-            f"(image-size {data.image_size}, deterministic {bool(data.deterministic)}); use --protocol own"
+            f"--protocol {name} is defined on 64-px stochastic Moving MNIST, and this run was trained on {data.name}, "
+            f"image-size {data.image_size}, {data.options()}; use --protocol own"
         )
     protocol = find_protocol(name, "smmnist_srvp")
     return dataclasses.replace(protocol, n_samples=n_samples) if n_samples else protocol
@@ -149,6 +161,8 @@ def test_clips(args: EvalConfig, cfg: RunConfig, protocol: Protocol):
 
 def data_arguments(args: EvalConfig, cfg: RunConfig) -> dict[str, object]:
     """Of load_dataset, as the run had them, but for --data-root."""
+    if args.data_root and cfg.data.root is None:
+        raise ValueError(f"--data-root is not used by a run on {cfg.data.name}; drop it")
     return cfg.data.arguments() | ({"root": str(args.data_root)} if args.data_root else {})
 
 
@@ -157,10 +171,13 @@ def load_model(args: EvalConfig, cfg: RunConfig, channels: int, device: torch.de
     path = args.run_dir / "checkpoints" / f"{args.checkpoint}.pt"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; train the run to its first checkpoint, or choose --checkpoint")
-    state = checkpoint.load(path, device)
-    model = build_model(cfg, channels).to(device)
-    model.load_state_dict(state["ema"] or state["model"])
-    return model.eval(), state["step"]
+    state = checkpoint.load(path)
+    model = build_model(cfg, channels)
+    try:
+        model.load_state_dict(state["ema"] or state["model"])
+    except RuntimeError:
+        raise ValueError(f"{path} is of another model than {args.run_dir}/config.json describes") from None
+    return model.to(device).eval(), state["step"]
 
 
 def mean_training_image(args: EvalConfig, cfg: RunConfig) -> Tensor:
@@ -171,6 +188,7 @@ def mean_training_image(args: EvalConfig, cfg: RunConfig) -> Tensor:
 
 
 @torch.no_grad()
+@without_tf32()
 def score(
     model: SequenceVAE,
     clips,
@@ -187,7 +205,7 @@ def score(
     predictions = BestOfN(n_samples, n_videos, n_future)
     others: dict[str, dict[str, list[np.ndarray]]] = {}
     shown, digest = [], hashlib.sha256()
-    for first in range(0, n_videos, batch_size):
+    for first in tqdm(range(0, n_videos, batch_size), unit="batch", disable=None):
         videos = range(first, min(first + batch_size, n_videos))
         raw = torch.stack([clips[i] for i in videos])  # (B, T, C, H, W) uint8
         digest.update(raw.numpy().tobytes())
@@ -205,7 +223,7 @@ def score(
             kept.append(_as_uint8(futures[:, :n_shown]))
 
         noise = keyed_noise(seed, videos, [POSTERIOR_KEY], n_past - 1 + n_future, model.z_dim)[0].to(device)
-        posterior = model.reconstruct(video, noise)[:, n_past - 1 :]
+        posterior = model.reconstruct(video, noise, n_past)[:, n_past - 1 :]
         guesses = {
             "posterior": posterior,
             "copy last frame": context[:, -1:],
@@ -295,7 +313,7 @@ def draw(out: Path, protocol: Protocol, summaries: dict[str, Summary], scores: S
         whole = {name: np.concatenate([context, frames]) for name, frames in whole.items()}
         panels = [Panel("truth", video["truth"], False), Panel("posterior", whole.pop("posterior"), False)]
         if n_samples > 1:
-            panels.append(Panel(f"best of {n_samples}", whole["best"]))
+            panels.append(Panel(f"best PSNR of {n_samples}", whole["best"]))
         panels += [Panel(name, frames) for name, frames in whole.items() if name != "best"]
         rows.append(panels)
         write_gif(out / "gifs" / f"video_{i:03d}.gif", panels, n_past)
@@ -337,9 +355,13 @@ def table(name: str, protocol: Protocol, summaries: dict[str, Summary], scores: 
         "Both: mean over predicted frames, then over videos, +- 95 % interval over videos.",
         "Best and worst: chosen per video, "
         + (f"by {protocol.best_by}." if protocol.best_by else "for each metric by itself."),
-        "posterior: its latents have seen the frame that it draws; the other rows have not.",
+        "posterior: each frame drawn from the real one before it and latents that have seen it; no other row has.",
+        f"mean training image: of the first {MEAN_IMAGE_CLIPS} training clips; mean of context: of the frames seen.",
     ]
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -12,18 +12,19 @@ import dataclasses
 import json
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 import tyro
+from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 import seqvae
-from datasets import load_dataset
+from datasets import dataset_options, load_dataset
 from seqvae.config import PRESETS, RunConfig, build_model, differences, read_config, to_json
-from seqvae.model import SequenceVAE
 from seqvae.objectives import build_objective
 from seqvae.training import checkpoint
 from seqvae.training.checkpoint import write_atomically
@@ -40,17 +41,19 @@ def main(argv: list[str]) -> int:
             dry_run(cfg)
             return 0
         trainer, train_clips, valid_clips = prepare(cfg)
+        run_dir = Path(cfg.run_dir)
+        if trainer.step >= cfg.optim.steps:
+            print(f"{run_dir} is finished at step {trainer.step}; raise --optim.steps to go on")
+            return 0
+        run_dir.mkdir(parents=True, exist_ok=True)
     except (ValueError, FileNotFoundError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        return failed(cfg, f"cannot use {error.filename or cfg.run_dir}: {error.strerror}")
-
-    run_dir = Path(cfg.run_dir)
-    if trainer.step >= cfg.optim.steps:
-        print(f"{run_dir} is finished at step {trainer.step}; raise --optim.steps to go on")
-        return 0
+    except OSError as error:  # a file where a folder is meant, a folder that may not be read
+        print(f"train.py: cannot use {error.filename or cfg.run_dir}: {error.strerror}", file=sys.stderr)
+        return 2
     try:
+        write_atomically(run_dir / "config.json", json.dumps(description(cfg), indent=1).encode())
         signal_name = run(trainer, run_dir, train_clips, valid_clips)
     except (TrainingFailed, LoggingFailed) as error:
         return failed(cfg, str(error))
@@ -77,12 +80,17 @@ def parse(argv: list[str]) -> RunConfig:
         raise ValueError(f"unknown preset {preset!r}; the first word must be one of {', '.join(PRESETS)}")
     text, default = PRESETS[preset]
     cfg = tyro.cli(RunConfig, default=default, args=argv[1:], prog=f"train.py {preset}", description=text)
-    return cfg if cfg.run_dir else dataclasses.replace(cfg, run_dir=f"runs/{preset}")
+    data = cfg.data  # its defaults are the dataset's, and config.json is to hold them all
+    unset = {name: value for name, value in dataset_options(data.name).items() if name not in data.options()}
+    if data.root is None and data.name != "digits":
+        unset["root"] = "data"
+    resolved = dataclasses.replace(cfg, data=dataclasses.replace(data, **unset)).resolved()
+    return dataclasses.replace(resolved, run_dir=cfg.run_dir or f"runs/{preset}")
 
 
-def prepare(cfg: RunConfig):
-    """Data, model and objective, at the run folder's last checkpoint if it has one; writes config.json."""
-    device = choose_device(cfg.compute.device)
+def prepare(cfg: RunConfig) -> tuple[Trainer, Dataset, Dataset]:
+    """Trainer, at the run folder's last checkpoint if it has one, and training and validation clips; writes nothing."""
+    device = choose_device(cfg.compute.device, "--compute.device")
     run_dir, data = Path(cfg.run_dir), cfg.data
     config_path = run_dir / "config.json"
     if config_path.exists():
@@ -91,18 +99,16 @@ def prepare(cfg: RunConfig):
             raise ValueError(f"{run_dir} holds a run of other settings ({'; '.join(other)}); choose another --run-dir")
     train_clips, valid_clips = (load_dataset(split=split, **data.arguments()) for split in ("train", "valid"))
     trainer = build_trainer(cfg, train_clips.channels, device)
-    state, note = checkpoint.load_latest(run_dir / "checkpoints", device)
+    state, note = checkpoint.load_latest(run_dir / "checkpoints")
     if state is not None:
         if not config_path.exists():
             raise ValueError(f"{run_dir} has checkpoints and no config.json; choose another --run-dir")
         trainer.load(state)
         print(note or f"going on from {run_dir}, step {trainer.step}")
     elif cfg.init_from is not None:
-        init_from(trainer.model, Path(cfg.init_from), device)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(config_path, json.dumps(description(cfg), indent=1).encode())
+        init_from(trainer, Path(cfg.init_from))
     if cfg.objective.name == "geco":
-        objective, dims = cfg.resolved().objective, train_clips.channels * data.image_size**2
+        objective, dims = cfg.objective, train_clips.channels * data.image_size**2
         squared = objective.tolerance**2
         print(
             f"geco: tolerance {objective.tolerance} RMSE per pixel, squared {squared:.3g}, summed over {dims} pixels "
@@ -123,36 +129,41 @@ def build_trainer(cfg: RunConfig, channels: int, device: torch.device) -> Traine
     return Trainer(cfg, model, objective, device)
 
 
-def init_from(model: SequenceVAE, other: Path, device: torch.device) -> None:
+def init_from(trainer: Trainer, other: Path) -> None:
     """Takes the weights of run folder `other`, averaged ones where it has them, all but the likelihood's."""
     path = next((p for p in (other / "checkpoints" / f"{name}.pt" for name in ("best", "last")) if p.exists()), None)
     if path is None:
         raise FileNotFoundError(
             f"--init-from {other}: it holds no checkpoint (looked for checkpoints/best.pt, last.pt)"
         )
-    state = checkpoint.load(path, device)
+    state = checkpoint.load(path)
     theirs = state["ema"] or state["model"]
     theirs = {name: value for name, value in theirs.items() if not name.startswith("likelihood.")}
-    ours = {name: value for name, value in model.state_dict().items() if not name.startswith("likelihood.")}
+    ours = {name: value for name, value in trainer.model.state_dict().items() if not name.startswith("likelihood.")}
     for name in sorted(ours.keys() | theirs.keys()):
         here, there = (tuple(d[name].shape) if name in d else "nothing" for d in (ours, theirs))
         if here != there:
             raise ValueError(
                 f"--init-from {other}: {name} is {there} there and {here} here; give it the same --model flags"
             )
-    model.load_state_dict(theirs, strict=False)
+    for model in (trainer.model, trainer.ema):
+        if model is not None:
+            model.load_state_dict(theirs, strict=False)
     print(f"weights of {path}, step {state['step']}")
 
 
 def description(cfg: RunConfig) -> dict:
     """config.json: the resolved settings, and what they ran with."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    commit = None
+    if shutil.which("git"):
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+        commit = git.stdout.strip() or None
     return {
-        "config": to_json(cfg.resolved()),
+        "config": to_json(cfg),
         "command": shlex.join(["python", *sys.argv]),
         "versions": {
             "seqvae": seqvae.__version__,
-            "commit": git.stdout.strip() or None,
+            "commit": commit,
             "python": platform.python_version(),
             "torch": torch.__version__,
         },
@@ -161,11 +172,11 @@ def description(cfg: RunConfig) -> dict:
 
 def dry_run(cfg: RunConfig) -> None:
     """Prints what would be trained, and its cost, from one clip's forward pass."""
-    device = choose_device(cfg.compute.device)
+    device = choose_device(cfg.compute.device, "--compute.device")
     data = cfg.data
     clips = load_dataset(split="train", **data.arguments())
     model = build_model(cfg, clips.channels)
-    print(json.dumps(to_json(cfg.resolved()), indent=1))
+    print(json.dumps(to_json(cfg), indent=1))
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     video = torch.rand(1, data.seq_len, clips.channels, data.image_size, data.image_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -198,4 +209,7 @@ def failed(cfg: RunConfig, reason: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:  # before training began; from then on it saves first
+        sys.exit(130)

@@ -15,12 +15,13 @@ LOADERS = {
 }
 
 
-def dataset_options(name: str) -> tuple[str, ...]:
-    """Names of the options that a dataset takes besides load_dataset's own arguments."""
+def dataset_options(name: str) -> dict[str, object]:
+    """The options that a dataset takes besides load_dataset's own arguments, and their defaults."""
     if name not in LOADERS:
         raise ValueError(f"unknown dataset {name!r}, expected one of {', '.join(LOADERS)}")
     own = ("root", "split", "seq_len", "image_size", "seed")
-    return tuple(option for option in inspect.signature(LOADERS[name]).parameters if option not in own)
+    parameters = inspect.signature(LOADERS[name]).parameters
+    return {option: parameter.default for option, parameter in parameters.items() if option not in own}
 
 
 def load_dataset(

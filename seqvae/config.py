@@ -5,6 +5,7 @@ Every field is a flag of train.py (`--model.z-dim 32`). A field that nothing wou
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,10 +13,12 @@ from typing import Literal
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from seqvae.likelihoods import LikelihoodConfig, build_likelihood
+from seqvae.likelihoods import WITH_SIGMA, LikelihoodConfig, build_likelihood
 from seqvae.model import ModelConfig, SequenceVAE
 from seqvae.networks import IMAGE_SIZES
 from seqvae.objectives import ObjectiveConfig
+
+MAX_SEED = 2**32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,7 @@ class DataConfig:
     name: Literal["digits", "moving_mnist"] = (
         "digits"  # digits: drawn here, nothing to download; moving_mnist: real ones
     )
-    root: str = "data"  # folder of downloaded files (moving_mnist)
+    root: str | None = None  # moving_mnist: folder of the downloaded files; data
     n_past: int = 5  # frames to condition on
     n_future: int = 10  # frames to predict in training
     image_size: int = 64  # 32, 64 or 128 pixels
@@ -47,6 +50,10 @@ class DataConfig:
                 f"data.n-past is {self.n_past} of the clip's {self.seq_len} frames (data.n-future {self.n_future}): "
                 "none is left to predict; give data.n-future >= 1"
             )
+        if self.root is not None and self.name == "digits":
+            raise ValueError("data.root is not used by digits, which are drawn; drop it (or pass None)")
+        if not 0 <= self.seed < MAX_SEED:
+            raise ValueError(f"data.seed must be in [0, 2^32), got {self.seed}")
         if self.image_size not in IMAGE_SIZES:
             raise ValueError(
                 f"data.image-size is {self.image_size}; networks exist for {', '.join(map(str, IMAGE_SIZES))}"
@@ -85,10 +92,10 @@ class OptimConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "lr", "grad_clip"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"optim.{name.replace('_', '-')} must be > 0, got {value}")
-        if not 0 <= self.warmup <= self.steps:
-            raise ValueError(f"optim.warmup must be in [0, optim.steps = {self.steps}], got {self.warmup}")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"optim.{name.replace('_', '-')} must be finite and > 0, got {value}")
+        if self.warmup < 0:
+            raise ValueError(f"optim.warmup must be >= 0 steps, got {self.warmup}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"optim.ema must be in (0, 1), got {self.ema}")
 
@@ -127,8 +134,8 @@ class RunSettings:
         for name in ("log_every", "sample_every", "checkpoint_every", "n_valid"):
             if getattr(self, name) < 1:
                 raise ValueError(f"run.{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"run.seed must be >= 0, got {self.seed}")
+        if not 0 <= self.seed < MAX_SEED:
+            raise ValueError(f"run.seed must be in [0, 2^32), got {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +143,13 @@ class WandbConfig:
     """Weights & Biases; metrics.jsonl is written in any case."""
 
     mode: Literal["off", "offline", "online"] = "off"  # offline needs no network: files under the run folder
-    project: str = "seqvae"  # name of the project there
+    project: str | None = None  # name of the project there; seqvae
 
     __pydantic_config__ = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        if self.project is not None and self.mode == "off":
+            raise ValueError("wandb.project is not used with wandb.mode off; drop it (or pass None)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +196,13 @@ class RunConfig:
             raise ValueError("objective.beta weighs a KL, and model.prior none has no latent; drop it (or pass None)")
 
     def resolved(self) -> "RunConfig":
-        """The same with every default that depends on another field written out."""
-        return dataclasses.replace(self, objective=self.objective.resolved())
+        """The same with every default that depends on another field written out (the dataset's own: train.py)."""
+        likelihood = self.likelihood
+        if likelihood.name in WITH_SIGMA and likelihood.sigma is None and self.objective.name != "geco":
+            likelihood = dataclasses.replace(likelihood, sigma=1.0)
+        return dataclasses.replace(
+            self, model=self.model.resolved(), likelihood=likelihood, objective=self.objective.resolved()
+        )
 
 
 def build_model(cfg: RunConfig, channels: int) -> SequenceVAE:
@@ -197,7 +213,7 @@ def build_model(cfg: RunConfig, channels: int) -> SequenceVAE:
     return SequenceVAE(cfg.model, likelihood, image_size=cfg.data.image_size, channels=channels, n_past=cfg.data.n_past)
 
 
-# May differ when a run goes on: how long, how often, where; never what is computed.
+# May differ when a run goes on: how long (which stretches a cosine schedule), how often, where.
 MAY_CHANGE = {
     *("optim.steps", "run.log_every", "run.sample_every", "run.checkpoint_every", "wandb.mode", "wandb.project"),
     *("compute.workers", "compute.device", "data.root", "run_dir", "dry_run"),
@@ -277,7 +293,7 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
     ),
     "smmnist-sigma": ("stochastic Moving MNIST, sigma-VAE with the optimal sigma", RunConfig(data=_SMMNIST)),
     "smmnist-beta": (
-        "stochastic Moving MNIST, SVG-LP as published: unit sigma, SVG's beta 1e-4",
+        "stochastic Moving MNIST, SVG-LP's objective: unit sigma, SVG's beta 1e-4",
         RunConfig(data=_SMMNIST, likelihood=_GAUSSIAN, objective=ObjectiveConfig(svg_beta=1e-4)),
     ),
     "smmnist-deterministic": (

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+NOISE_KEY = 103  # sets keyed_noise apart from every other stream of a seed
+
 
 class Gaussian(NamedTuple):
     """Diagonal Gaussian; mu and logvar have one shape, (..., Z)."""
@@ -58,5 +60,7 @@ def keyed_noise(seed: int, videos: Sequence[int], samples: Sequence[int], steps:
     noise = np.empty((len(samples), len(videos), steps, z_dim), dtype=np.float32)
     for i, sample in enumerate(samples):
         for j, video in enumerate(videos):
-            noise[i, j] = np.random.default_rng([seed, video, sample]).standard_normal((steps, z_dim), dtype=np.float32)
+            noise[i, j] = np.random.default_rng([seed, NOISE_KEY, video, sample]).standard_normal(
+                (steps, z_dim), dtype=np.float32
+            )
     return torch.from_numpy(noise)

@@ -5,7 +5,7 @@ predicted, the one at t from h_{t-1}, z_t and the skips of an observed frame. Th
 z, never their own pictures, so training has no loop over time; only `rollout` has.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,8 @@ from seqvae.gaussian import Gaussian, gaussian_kl, standard_normal_like
 from seqvae.likelihoods import Likelihood
 from seqvae.networks import build_decoder, build_encoder
 from seqvae.networks.recurrent import FramePredictor, GaussianLSTM
+
+LATENT_DEFAULTS = {"z_dim": 10, "posterior_layers": 1, "prior_layers": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +50,10 @@ class ModelConfig:
             if value is not None and value < 1:
                 raise ValueError(f"model.{name.replace('_', '-')} must be >= 1, got {value}")
 
-    @property
-    def latents(self) -> int:
-        """Z: 0 without a latent."""
-        return 0 if self.prior == "none" else (self.z_dim or 10)
+    def resolved(self) -> "ModelConfig":
+        """The same with the defaults of the fields that this prior uses filled in."""
+        used = {"none": (), "fixed": ("z_dim", "posterior_layers"), "learned": tuple(LATENT_DEFAULTS)}[self.prior]
+        return replace(self, **{name: LATENT_DEFAULTS[name] for name in used if getattr(self, name) is None})
 
 
 @dataclass(frozen=True)
@@ -77,25 +79,27 @@ class SequenceVAE(nn.Module):
         self, cfg: ModelConfig, likelihood: Likelihood, *, image_size: int, channels: int, n_past: int
     ) -> None:
         super().__init__()
-        self.n_past, self.z_dim, self.last_frame_skip = n_past, cfg.latents, cfg.last_frame_skip
+        cfg = cfg.resolved()
+        self.n_past, self.z_dim, self.last_frame_skip = n_past, cfg.z_dim or 0, cfg.last_frame_skip
         sizes = (cfg.g_dim, cfg.width, cfg.norm)
         self.encoder = build_encoder(cfg.network, image_size, channels, *sizes)
         self.decoder = build_decoder(cfg.network, image_size, likelihood.param_channels, *sizes)
-        self.frame_predictor = FramePredictor(cfg.g_dim, cfg.latents, cfg.rnn_size, cfg.predictor_layers)
+        self.frame_predictor = FramePredictor(cfg.g_dim, self.z_dim, cfg.rnn_size, cfg.predictor_layers)
         self.posterior = self.prior = None
         if cfg.prior != "none":
-            self.posterior = GaussianLSTM(cfg.g_dim, cfg.latents, cfg.rnn_size, cfg.posterior_layers or 1)
+            self.posterior = GaussianLSTM(cfg.g_dim, self.z_dim, cfg.rnn_size, cfg.posterior_layers)
         if cfg.prior == "learned":
-            self.prior = GaussianLSTM(cfg.g_dim, cfg.latents, cfg.rnn_size, cfg.prior_layers or 1)
+            self.prior = GaussianLSTM(cfg.g_dim, self.z_dim, cfg.rnn_size, cfg.prior_layers)
         self.apply(_init_as_svg)
         self.likelihood = likelihood
 
-    def forward(self, video: Tensor, noise: Tensor) -> Prediction:
+    def forward(self, video: Tensor, noise: Tensor, n_past: int | None = None) -> Prediction:
         """Teacher forcing: every frame from the real ones before it and z ~ q.
 
         Args:
             video: (B, T, C, H, W) in [0, 1], T > n_past.
             noise: (B, T-1, Z) standard normal, for z.
+            n_past: observed frames, whose last one the skips come from; None: as many as in training.
         """
         n_frames = video.shape[1]
         h, skips = self._encode(video)  # (B, T, G)
@@ -108,7 +112,7 @@ class SequenceVAE(nn.Module):
                 z = q.sample(noise)
             g, _ = self.frame_predictor(h[:, :-1], z)  # (B, T-1, G)
 
-        n_skips = n_frames - 1 if self.last_frame_skip else self.n_past
+        n_skips = n_frames - 1 if self.last_frame_skip else n_past or self.n_past
         # The last observed frame, as FitVid. SVG stops one earlier, at n_past - 2, which leaves n_past = 1 undefined.
         skips = [skip[:, :n_skips].flatten(0, 1) for skip in skips]
         halves = [
@@ -167,10 +171,13 @@ class SequenceVAE(nn.Module):
         return rearrange(torch.stack(frames, 1), "(n b) t c h w -> n b t c h w", n=n_samples)
 
     @torch.no_grad()
-    def reconstruct(self, video: Tensor, noise: Tensor) -> Tensor:
-        """Frames 1..T-1 with z from the posterior, which sees each frame it draws: (B, T-1, C, H, W) in [0, 1]."""
+    def reconstruct(self, video: Tensor, noise: Tensor, n_past: int) -> Tensor:
+        """Frames 1..T-1 with z from the posterior, which sees each frame it draws: (B, T-1, C, H, W) in [0, 1].
+
+        Skips come from the first n_past frames alone, as a prediction's do; the other arguments are those of `forward`.
+        """
         assert not self.training, "reconstructions use eval mode, as predictions do"
-        return self.likelihood.mean(self(video, noise).params)
+        return self.likelihood.mean(self(video, noise, n_past).params)
 
     def _encode(self, video: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, T, C, H, W) -> h (B, T, G) in the cores' dtype and skips (B, T, ...), every frame in one call."""

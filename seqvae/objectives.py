@@ -29,6 +29,7 @@ FIELDS_OF: dict[str, dict[str, object]] = {
     },
 }
 LAMBDA_RANGE = 1e6  # log lambda stays within +-ln(1e6) of its start: the anti-windup
+MIN_TOLERANCE = 1e-6
 NEAR = 0.1025  # a moving average of MSE within 10.25 % of tolerance^2 is an RMSE within 5 % of the tolerance
 
 
@@ -66,6 +67,8 @@ class ObjectiveConfig:
             if value is not None and not (value > 0 or (minimum_allowed and value == 0)) or value == math.inf:
                 bound = ">= 0" if minimum_allowed else "> 0"
                 raise ValueError(f"objective.{name.replace('_', '-')} must be finite and {bound}, got {value}")
+        if self.tolerance is not None and self.tolerance < MIN_TOLERANCE:
+            raise ValueError(f"objective.tolerance is {self.tolerance}; an RMSE below {MIN_TOLERANCE} is no picture's")
         if self.beta is not None and self.svg_beta is not None:
             raise ValueError("objective.beta and objective.svg-beta are two units of one weight; give one of them")
         if self.decay is not None and not 0 <= self.decay < 1:
@@ -100,7 +103,7 @@ Numbers = dict[str, Tensor]
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of (B, F) values over the frames whose mask is 1: the one place where terms are averaged."""
     weight = mask.to(values).expand_as(values)
-    return (weight * values).sum() / weight.sum()
+    return torch.where(weight > 0, weight * values, 0.0).sum() / weight.sum()
 
 
 def beta_from_svg(svg_beta: float, dims: int, sigma: float = 1.0) -> float:
@@ -183,7 +186,7 @@ class Geco(nn.Module):
         per_frame = self.log_lambda.ndim == 1
         weight = terms.mask.to(terms.sse).expand_as(terms.sse)
         count = weight.sum(0) if per_frame else weight.sum()
-        violation = weight * (terms.sse / terms.dims - self.tolerance**2)
+        violation = torch.where(weight > 0, weight * (terms.sse / terms.dims - self.tolerance**2), 0.0)
         now = (violation.sum(0) if per_frame else violation.sum()) / count.clamp(min=1)
 
         average = self.decay * self.constraint + (1 - self.decay) * now.detach()

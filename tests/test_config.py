@@ -11,6 +11,7 @@ from seqvae.config import (
     DataConfig,
     OptimConfig,
     RunConfig,
+    WandbConfig,
     build_model,
     differences,
     from_json,
@@ -31,7 +32,7 @@ def test_presets_survive_json_and_resolve_to_themselves(preset):
     assert from_json(json.loads(json.dumps(to_json(cfg)))) == cfg
     assert cfg.resolved().resolved() == cfg.resolved()
     assert differences(cfg, cfg.resolved()) == []
-    assert build_model(cfg, channels=1).z_dim == cfg.model.latents
+    assert build_model(cfg, channels=1).z_dim == (0 if cfg.model.prior == "none" else cfg.resolved().model.z_dim)
 
 
 def test_the_names_offered_are_the_names_that_exist():
@@ -84,11 +85,15 @@ def test_only_what_changes_no_number_may_differ_on_resume():
         },
         "compute": {"device": "cpu", "amp": "off", "compile": "off", "workers": 0},
         "run": {"seed": 1, "log_every": 7, "sample_every": 7, "checkpoint_every": 7, "n_valid": 7},
-        "wandb": {"mode": "offline", "project": "other"},
+        "wandb": {"mode": "offline"},
     }
     for group, values in replaced.items():
         part = getattr(old, group)
-        missing = {f.name for f in dataclasses.fields(part)} - set(values) - {"name", "network", "beta", "svg_beta"}
+        missing = (
+            {f.name for f in dataclasses.fields(part)}
+            - set(values)
+            - {"name", "network", "beta", "svg_beta", "project"}
+        )
         assert not missing, f"{group}: this test forgets {missing}"
         for name, value in values.items():
             new = dataclasses.replace(old, **{group: dataclasses.replace(part, **{name: value})})
@@ -136,8 +141,12 @@ def test_combinations_that_make_no_sense_are_refused_by_name(settings, message):
         (lambda: DataConfig(n_past=15, n_future=0), "data.n-past is 15 of the clip's 15 frames"),
         (lambda: DataConfig(n_past=0), "data.n-past must be >= 1"),
         (lambda: DataConfig(image_size=48), "data.image-size is 48; networks exist for 32, 64, 128"),
-        (lambda: OptimConfig(lr=0), "optim.lr must be > 0, got 0"),
-        (lambda: OptimConfig(warmup=10, steps=5), r"optim.warmup must be in \[0, optim.steps = 5\]"),
+        (lambda: OptimConfig(lr=0), "optim.lr must be finite and > 0, got 0"),
+        (lambda: OptimConfig(lr=float("inf")), "optim.lr must be finite and > 0, got inf"),
+        (lambda: OptimConfig(warmup=-1), "optim.warmup must be >= 0 steps, got -1"),
+        (lambda: DataConfig(root="data"), "data.root is not used by digits"),
+        (lambda: DataConfig(seed=2**32), r"data.seed must be in \[0, 2\^32\)"),
+        (lambda: WandbConfig(project="x"), "wandb.project is not used with wandb.mode off"),
         (lambda: OptimConfig(ema=1.0), r"optim.ema must be in \(0, 1\)"),
     ],
 )

@@ -127,6 +127,35 @@ def test_moving_mnist_is_scored_on_the_published_test_set(tmp_path, mnist_root, 
     assert (run_dir / "evaluation" / "own" / "metrics.csv").exists()
 
 
+@pytest.mark.parametrize("n_past", [2, 30])
+def test_the_protocol_decides_how_much_is_seen_whatever_the_run_saw(n_past, tmp_path, mnist_root):
+    small = TINY
+    for name in ("--data.digit-size", "--data.image-size", "--data.n-past", "--optim.steps"):
+        small = without(small, name)
+    command = ["smmnist-sigma", *small, "--data.n-past", str(n_past), "--optim.steps", "1"]
+    assert train.main([*command, "--data.root", str(mnist_root), "--run-dir", str(tmp_path)]) == 0
+    assert evaluate.main([str(tmp_path), "--n-videos", "2", "--n-samples", "2"]) == 0
+    report = json.loads((tmp_path / "evaluation" / "srvp-2020" / "metrics.json").read_text())
+    assert [report["definitions"][name] for name in ("n_past", "n_future")] == [5, 20]
+    assert len(report["results"]["best"]["psnr"]["per_frame"]["mean"]) == 20
+
+
+@pytest.mark.parametrize(
+    "flags, name",
+    [
+        ([], "srvp-2020"),
+        (["--data.n-past", "2", "--data.n-future", "4"], "srvp-2020"),
+        (["--data.n-digits", "1"], "own"),
+        (["--data.glyphs", "drawn"], "own"),
+        (["--data.max-speed", "3"], "own"),
+        (["--data.name", "digits"], "own"),
+    ],
+)
+def test_a_published_protocol_is_chosen_only_for_the_published_digits(flags, name):
+    cfg = train.parse(["smmnist-geco", *flags])
+    assert evaluate.choose_protocol(evaluate.EvalConfig(run_dir=Path("run")), cfg).name == name
+
+
 @pytest.mark.parametrize(
     "flags, words",
     [
@@ -155,3 +184,15 @@ def test_a_folder_without_a_run_or_without_a_checkpoint_is_refused(trained, tmp_
     (tmp_path / "checkpoints" / "best.pt").write_bytes(b"half a file")
     assert evaluate.main([str(tmp_path)]) == 2
     assert "best.pt cannot be read" in capsys.readouterr().err
+    (tmp_path / "checkpoints" / "best.pt").unlink()
+    assert train.main([*GECO, "--model.width", "8", "--run-dir", str(tmp_path / "wider")]) == 0
+    wider = tmp_path / "wider" / "checkpoints" / "best.pt"
+    (tmp_path / "checkpoints" / "best.pt").write_bytes(wider.read_bytes())
+    assert evaluate.main([str(tmp_path)]) == 2
+    assert "best.pt is of another model than" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(trained, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert evaluate.main([str(trained), "--out", str(tmp_path / "file")]) == 2
+    assert "cannot use" in capsys.readouterr().err

@@ -183,5 +183,5 @@ def test_bad_settings_are_refused_by_name():
         build_likelihood("laplace", 1)
     with pytest.raises(ValueError, match="likelihood.sigma is not used by optimal-sigma"):
         LikelihoodConfig(name="optimal-sigma", sigma=0.1)
-    with pytest.raises(ValueError, match="likelihood.sigma must be > 0, got -1"):
+    with pytest.raises(ValueError, match="likelihood.sigma must be finite and > 0, got -1"):
         LikelihoodConfig(name="gaussian", sigma=-1)

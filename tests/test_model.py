@@ -123,8 +123,17 @@ def test_the_first_rollout_frame_is_the_forward_pass_with_the_priors_latent():
         # The posterior's noise that turns its sample into the fixed prior's.
         as_posterior = torch.stack([eps[0, :, 0], (eps[0, :, 1] - q.mu[:, 1]) / (q.logvar[:, 1] / 2).exp()], dim=1)
         rest = torch.zeros(2, 3, vae.z_dim, dtype=torch.float64)
-        frames = vae.reconstruct(video, torch.cat([as_posterior, rest], dim=1))
+        frames = vae.reconstruct(video, torch.cat([as_posterior, rest], dim=1), n_past=2)
     assert_close(vae.rollout(video[:, :2], 1, eps)[0, :, 0], frames[:, 1], atol=1e-6, rtol=0)
+
+
+def test_reconstruction_sees_the_frames_it_is_told_to_whatever_the_model_was_trained_with():
+    video, eps = clips(), noise(2, 5, 10)
+    with torch.no_grad():
+        two, four = (build(n_past=n).reconstruct(video, eps, 4) for n in (2, 4))
+        fewer = build(n_past=2).reconstruct(video, eps, 2)
+    assert_close(two, four, atol=0, rtol=0)
+    assert (fewer - four).abs().max() > 1e-3
 
 
 def test_rollout_refuses_training_mode():

@@ -221,7 +221,11 @@ def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
         (["demo", "--data.image-size", "48"], ["data.image-size is 48; networks exist for 32, 64, 128"]),
         (["demo", "--data.glyphs", "mnist"], ["digits has no option 'glyphs'"]),
         (["demo", "--data.digit-size", "40"], ["digit_size", "40"]),
-        (["demo", "--optim.steps", "0"], ["optim.steps must be > 0, got 0"]),
+        (["demo", "--optim.steps", "0"], ["optim.steps must be finite and > 0, got 0"]),
+        (["demo", "--objective.tolerance", "1e-200"], ["an RMSE below 1e-06 is no picture's"]),
+        (["demo", "--data.root", "data"], ["data.root is not used by digits"]),
+        (["smmnist-beta", "--likelihood.sigma", "nan"], ["likelihood.sigma must be finite and > 0, got nan"]),
+        (["demo", "--wandb.project", "x"], ["wandb.project is not used with wandb.mode off"]),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(flags, words, tmp_path, capsys):

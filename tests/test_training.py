@@ -25,7 +25,7 @@ from seqvae.training.checkpoint import DamagedCheckpoint, load, load_latest, sav
 from seqvae.training.logger import Logger, read_metrics
 from seqvae.training.loop import MAX_SKIPPED, StepSampler, TrainingFailed, run
 from seqvae.training.trainer import Trainer, learning_rate
-from train import build_trainer
+from train import build_trainer, init_from
 
 CPU = torch.device("cpu")
 TINY = RunConfig(
@@ -117,7 +117,9 @@ def test_ten_skipped_steps_in_a_row_end_the_run_and_name_the_last_checkpoint(tmp
     save(tmp_path / "checkpoints", trainer.state(), best=False)
     with torch.no_grad():
         trainer.model.frame_predictor.head.bias.fill_(math.nan)
-    with pytest.raises(TrainingFailed, match=rf"{MAX_SKIPPED} steps in a row up to step 10 .*last.pt \(step 0\)"):
+    with pytest.raises(
+        TrainingFailed, match=rf"{MAX_SKIPPED} steps in a row up to step 10 .*last.pt \(step 0\).*--init-from"
+    ):
         run(trainer, tmp_path, Broken(), Broken())
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert lines[-1]["train/skipped_steps"] == 10 and lines[-1]["train/loss"] is None
@@ -197,13 +199,13 @@ def test_validation_is_a_function_of_weights_and_clips_and_leaves_the_state():
     mse, kl, dims = first["valid/rmse"] ** 2, first["valid/kl_nats_per_frame"], 32 * 32
     grid = torch.linspace(0.01, 1, 100_000, dtype=torch.float64) ** 2
     best = (-0.5 * dims * (mse / grid + (2 * math.pi * grid).log())).max().item() - kl
-    assert_close(first["valid/elbo_nats_per_frame"], best, rtol=1e-6, atol=0)
+    assert_close(first["valid/elbo_at_best_sigma_nats_per_frame"], best, rtol=1e-6, atol=0)
 
 
 # ---- checkpoints and logs
 
 
-STATE = {"step": 3, "model": {"w": torch.arange(4.0)}, "ema": None}
+STATE = {"step": 3, "model": {"w": torch.arange(4.0)}, "ema": None, "optimizer": {}}
 
 
 def test_a_checkpoint_comes_back_as_it_was_and_the_one_before_is_kept(tmp_path):
@@ -271,3 +273,59 @@ def test_an_infeasible_tolerance_is_said_in_the_log():
         trainer.train_step(video(i))
     (sentence,) = trainer.warnings()
     assert "infeasible at this capacity" in sentence and "0.0001" in sentence
+
+
+def test_weights_that_overflowed_are_never_saved(tmp_path):
+    trainer = build_trainer(TINY, 1, CPU)
+    save(tmp_path / "checkpoints", trainer.state(), best=True)
+    trainer.train_step(video())
+    with torch.no_grad():
+        trainer.model.prior.head.bias[0] = math.inf
+    with pytest.raises(TrainingFailed, match=r"left weights.*last.pt \(step 0\) is the last checkpoint"):
+        run(trainer, tmp_path, Broken(), Broken())
+    assert load(tmp_path / "checkpoints" / "last.pt")["step"] == 0
+
+
+def test_a_streak_that_is_over_does_not_end_a_later_part_of_the_run():
+    trainer = build_trainer(TINY, 1, CPU)
+    for _ in range(MAX_SKIPPED):
+        trainer.train_step(torch.full((3, 4, 1, 32, 32), math.nan))
+    trainer.train_step(video())
+    assert trainer.take_longest_streak() == MAX_SKIPPED
+    trainer.train_step(video())
+    assert trainer.take_longest_streak() == 0 and trainer.counters[0] == MAX_SKIPPED
+
+
+def test_averaged_weights_start_as_the_weights_taken_from_another_run(tmp_path):
+    other = build_trainer(change(TINY, "run", seed=5), 1, CPU)
+    save(tmp_path / "checkpoints", other.state(), best=True)
+    trainer = build_trainer(change(TINY, "optim", ema=0.9), 1, CPU)
+    init_from(trainer, tmp_path)
+    for theirs, ours, average in zip(other.model.parameters(), trainer.model.parameters(), trainer.ema.parameters()):
+        assert torch.equal(theirs, ours) and torch.equal(ours, average)
+
+
+def test_a_checkpoint_that_cannot_be_opened_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch):
+    save(tmp_path, STATE, best=False)
+    save(tmp_path, STATE | {"step": 4}, best=False)
+
+    def forbidden(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    with pytest.raises(PermissionError):
+        load_latest(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "previous.pt"]
+
+
+def test_weights_alone_are_nothing_to_go_on_from(tmp_path):
+    save(tmp_path, STATE, best=True)
+    (tmp_path / "last.pt").write_bytes((tmp_path / "best.pt").read_bytes())
+    with pytest.raises(DamagedCheckpoint, match="holds weights alone"):
+        load_latest(tmp_path)
+
+
+def test_broken_lines_of_the_log_are_passed_over(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{}\n3\n\xff\n{"step": 2, "x": 1}\n{"st')
+    assert read_metrics(path) == [{"step": 1}, {"step": 2, "x": 1}]

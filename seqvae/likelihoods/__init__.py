@@ -1,5 +1,6 @@
 """Decoder distributions p(x_t | z), by name: `build_likelihood(name, channels, **options)`."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,6 +15,7 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "shared-sigma": SharedSigma,
     "optimal-sigma": OptimalSigma,
 }
+WITH_SIGMA = ("gaussian", "shared-sigma")  # those that are given one
 assert tuple(LIKELIHOODS) == get_args(LikelihoodName)
 
 
@@ -29,12 +31,12 @@ class LikelihoodConfig:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
-        if self.sigma is not None and self.name not in ("gaussian", "shared-sigma"):
+        if self.sigma is not None and self.name not in WITH_SIGMA:
             raise ValueError(
                 f"likelihood.sigma is not used by {self.name}, which finds its own; drop it (or pass None)"
             )
-        if self.sigma is not None and self.sigma <= 0:
-            raise ValueError(f"likelihood.sigma must be > 0, got {self.sigma}")
+        if self.sigma is not None and not 0 < self.sigma < math.inf:
+            raise ValueError(f"likelihood.sigma must be finite and > 0, got {self.sigma}")
 
 
 def build_likelihood(name: str, channels: int, **options: float) -> Likelihood:

@@ -59,7 +59,7 @@ def ssim(pred: Tensor, target: Tensor) -> Tensor:
     pred, target = pred.reshape(-1, *pred.shape[-3:]), target.reshape(-1, *target.shape[-3:])  # (frames, C, H, W)
     step = max(1, CHUNK_VALUES // pred[:1].numel())
     scores = []
-    with torch.autocast(pred.device.type, enabled=False), _without_tf32():
+    with torch.autocast(pred.device.type, enabled=False), without_tf32():
         for p, t in zip(pred.split(step), target.split(step), strict=True):
             _, full = structural_similarity_index_measure(
                 p.float(), t.float(), data_range=1.0, reduction="none", return_full_image=True
@@ -78,7 +78,8 @@ def _check(pred: Tensor, target: Tensor) -> None:
 
 
 @contextmanager
-def _without_tf32() -> Iterator[None]:
+def without_tf32() -> Iterator[None]:
+    """Convolutions in full float32: TF32 moves SSIM, and a rollout that feeds on itself even more."""
     # Not cudnn.flags(): it raises where TF32 was set through the per-operator switches.
     conv = torch.backends.cudnn.conv
     before, conv.fp32_precision = conv.fp32_precision, "ieee"

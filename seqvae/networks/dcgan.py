@@ -18,11 +18,11 @@ def level_channels(image_size: int, width: int) -> list[int]:
 
 
 def build_norm(norm: str, channels: int) -> nn.Module:
-    """`batch` as in SVG, or `group`: 16 channels a group, blind to the other frames of the batch."""
+    """`batch` as in SVG, or `group`: 16 channels a group or a few more, blind to the other frames of the batch."""
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     if norm == "group":
-        return nn.GroupNorm(max(1, channels // 16), channels)
+        return nn.GroupNorm(max(n for n in range(1, max(1, channels // 16) + 1) if channels % n == 0), channels)
     raise ValueError(f"model.norm is {norm!r}, expected batch or group")
 
 

@@ -32,12 +32,12 @@ def save(folder: Path, state: dict, *, best: bool) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.pt"
+    if best:  # first: last.pt says which validation was the best, so it must not be ahead of best.pt
+        write_atomically(folder / "best.pt", _serialised({name: state[name] for name in ("step", "model", "ema")}))
     write_atomically(folder / "new.pt", _serialised(state))
     if last.exists():
         os.replace(last, folder / "previous.pt")
     os.replace(folder / "new.pt", last)
-    if best:
-        write_atomically(folder / "best.pt", _serialised({name: state[name] for name in ("step", "model", "ema")}))
 
 
 def _serialised(state: dict) -> bytes:
@@ -46,20 +46,24 @@ def _serialised(state: dict) -> bytes:
     return buffer.getvalue()
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> dict:
-    """The state in `path`, tensors and plain values only; DamagedCheckpoint if it is not a whole checkpoint."""
+def load(path: Path) -> dict:
+    """The state in `path`, tensors (on the CPU) and plain values only; DamagedCheckpoint if it is not a whole one.
+
+    A file that cannot be opened, or memory that runs out, is not the checkpoint's fault: OSError and MemoryError pass.
+    """
+    content = path.read_bytes()
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except MemoryError:
         raise
     except Exception as error:  # zip, pickle and runtime errors alike: torch has no single type for a broken file
         raise DamagedCheckpoint(f"{path} cannot be read: damaged or cut short ({type(error).__name__})") from None
-    if not isinstance(state, dict) or not {"step", "model"} <= state.keys():
+    if not isinstance(state, dict) or not {"step", "model", "ema"} <= state.keys():
         raise DamagedCheckpoint(f"{path} is no checkpoint of a run: it lacks step and model")
     return state
 
 
-def load_latest(folder: Path, device: torch.device | str = "cpu") -> tuple[dict | None, str | None]:
+def load_latest(folder: Path) -> tuple[dict | None, str | None]:
     """State to go on from, and a sentence if that was not simply last.pt. (None, None) in a folder without any.
 
     A last.pt that cannot be read (a crash of the machine, a copy that broke off) is set aside as last.damaged.pt and
@@ -71,7 +75,9 @@ def load_latest(folder: Path, device: torch.device | str = "cpu") -> tuple[dict 
         if not path.exists():
             continue
         try:
-            state = load(path, device)
+            state = load(path)
+            if "optimizer" not in state:
+                raise DamagedCheckpoint(f"{path} holds weights alone, nothing to go on from")
         except DamagedCheckpoint as error:
             damage.append(str(error))
             continue

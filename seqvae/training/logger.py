@@ -1,23 +1,26 @@
 """Numbers and GIFs of a run: metrics.jsonl always, Weights & Biases where asked for."""
 
 import json
+import math
 import uuid
 from pathlib import Path
 
 from seqvae.config import RunConfig, to_json
 from seqvae.training.checkpoint import write_atomically
 
-Value = float | list[float]
+Value = float | list[float] | None
 
 
 def read_metrics(path: Path) -> list[dict[str, Value]]:
-    """The lines of a metrics.jsonl; a last line that broke off is dropped."""
+    """The lines of a metrics.jsonl that hold numbers of a step; broken ones (a crash, a full disk) are passed over."""
     lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
-            lines.append(json.loads(line))
+            line = json.loads(text)
         except json.JSONDecodeError:
-            break
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
     return lines
 
 
@@ -42,7 +45,7 @@ class Logger:
                 write_atomically(identity, uuid.uuid4().hex[:8].encode())
             try:
                 self.wandb = wandb.init(
-                    project=cfg.wandb.project,
+                    project=cfg.wandb.project or "seqvae",
                     id=identity.read_text(),
                     name=run_dir.name,
                     dir=run_dir,
@@ -57,6 +60,7 @@ class Logger:
 
     def log(self, step: int, numbers: dict[str, Value]) -> None:
         """Numbers after `step` optimizer steps; lists are logged whole here, entry by entry there."""
+        numbers = {name: _finite(value) for name, value in numbers.items()}
         self.file.write(json.dumps({"step": step, **numbers}) + "\n")
         self.file.flush()
         if self.wandb is not None:
@@ -74,3 +78,10 @@ class Logger:
         self.file.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+def _finite(value: Value) -> Value:
+    """None for what JSON has no number for."""
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return value if value is not None and math.isfinite(value) else None

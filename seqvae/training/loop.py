@@ -116,16 +116,19 @@ def run(trainer: Trainer, run_dir: Path, train_clips: Dataset, valid_clips: Data
                 logger.log(step, line)
                 bar.set_postfix(rmse=line["train/rmse"], kl=line["train/kl_nats_per_frame"])
                 interval = Interval()
-                if trainer.longest_streak() >= MAX_SKIPPED:
-                    raise TrainingFailed(_ten_in_a_row(step, checkpoints))
+                if trainer.take_longest_streak() >= MAX_SKIPPED:
+                    raise TrainingFailed(_broken(run_dir, f"{MAX_SKIPPED} steps in a row up to step {step} had a"))
             with interval.paused():
-                if done or step % cfg.run.checkpoint_every == 0:
+                saving = done or step % cfg.run.checkpoint_every == 0
+                if (saving or signal_name is not None) and not trainer.weights_are_finite():
+                    raise TrainingFailed(_broken(run_dir, f"step {step} left weights, and so a"))
+                if saving:
                     validated = trainer.validate(valid_clips)
                     logger.log(step, validated)
                     words = ", ".join(f"{name.split('/')[1]} {value:.4g}" for name, value in validated.items())
                     for sentence in (f"step {step}/{cfg.optim.steps}  validation: {words}", *trainer.warnings()):
                         tqdm.write(sentence)
-                    better = trainer.note_best(validated["valid/elbo_nats_per_frame"])
+                    better = trainer.note_best(validated["valid/elbo_at_best_sigma_nats_per_frame"])
                     checkpoint.save(checkpoints, trainer.state(), best=better)
                 elif signal_name is not None:
                     checkpoint.save(checkpoints, trainer.state(), best=False)
@@ -133,19 +136,17 @@ def run(trainer: Trainer, run_dir: Path, train_clips: Dataset, valid_clips: Data
                     path = run_dir / "samples" / f"step_{step:07d}.gif"
                     trainer.sample_gif(valid_clips, path)
                     logger.gif(step, path)
-            if signal_name is not None:
+            if signal_name is not None and not done:
                 return signal_name
     return None
 
 
-def _ten_in_a_row(step: int, checkpoints: Path) -> str:
-    last = checkpoints / "last.pt"
+def _broken(run_dir: Path, what: str) -> str:
+    last = run_dir / "checkpoints" / "last.pt"
     kept = (
-        f"{last} (step {checkpoint.load(last)['step']}) is the last good checkpoint"
-        if last.exists()
-        else "none was saved"
+        f"{last} (step {checkpoint.load(last)['step']}) is the last checkpoint" if last.exists() else "none was saved"
     )
     return (
-        f"{MAX_SKIPPED} steps in a row up to step {step} had a loss or gradient that is not finite; {kept}; "
-        "lower --optim.lr or pass --optim.grad-clip"
+        f"{what} loss or gradient that is not finite; {kept}; start anew in another --run-dir, with a lower --optim.lr "
+        f"or with --optim.grad-clip{f' (--init-from {run_dir} keeps the weights)' if last.exists() else ''}"
     )

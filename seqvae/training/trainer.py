@@ -17,12 +17,12 @@ from torch.utils.data import Dataset
 from seqvae.config import ComputeConfig, OptimConfig, RunConfig
 from seqvae.gaussian import keyed_noise
 from seqvae.model import SequenceVAE
-from seqvae.objectives import Geco, Terms, bits_per_dim
+from seqvae.objectives import Geco, Terms
 from seqvae.visualize import Panel, write_gif_grid
 
 SIGMA_LR = 10.0  # learning rate of a learned log sigma, relative to the rest: it has far to go
 N_SAMPLE_VIDEOS = 4  # rows of a training GIF
-BATCHES, NOISE = 0, 1  # streams of step_rng
+BATCHES, NOISE = 101, 102  # streams of step_rng; datasets take small numbers
 
 
 def as_float(video: Tensor, device: torch.device) -> Tensor:
@@ -45,10 +45,10 @@ def learning_rate(cfg: OptimConfig, step: int) -> float:
     return cfg.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one; ValueError for cuda where there is none."""
+def choose_device(name: str, flag: str) -> torch.device:
+    """`auto` is CUDA where there is one; ValueError naming the flag for cuda where there is none."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("compute.device is cuda, and torch finds no CUDA device; pass --compute.device cpu")
+        raise ValueError(f"{flag} is cuda, and torch finds no CUDA device; pass {flag} cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -72,7 +72,7 @@ class Trainer:
     def __init__(self, cfg: RunConfig, model: SequenceVAE, objective: nn.Module, device: torch.device) -> None:
         self.cfg, self.device = cfg, device
         self.model, self.objective = model.to(device), objective.to(device)
-        self.step, self.best = 0, -math.inf  # finished optimizer steps; highest valid/elbo_nats_per_frame so far
+        self.step, self.best = 0, -math.inf  # finished optimizer steps; highest validation ELBO so far
         self.counters = torch.zeros(3, dtype=torch.int64, device=device)  # skipped, streak, longest streak
         sigma = list(model.likelihood.parameters())
         groups = [{"params": [p for p in model.parameters() if not any(p is s for s in sigma)], "scale": 1.0}]
@@ -135,7 +135,7 @@ class Trainer:
         )
 
     def train_step(self, video: Tensor) -> dict[str, Tensor]:
-        """One optimizer step on (B, T, C, H, W) floats; returns detached numbers, still on the device.
+        """One optimizer step on (B, T, C, H, W) floats; returns detached numbers, still on the device, nan if skipped.
 
         A step whose loss or gradient is not finite is skipped whole: weights, optimizer, norm statistics, multiplier
         and sigma stay as they were, and nothing waits for the device to find that out.
@@ -175,7 +175,8 @@ class Trainer:
         streak = torch.where(finite, 0, streak + 1)
         self.counters = torch.stack([skipped + ~finite, streak, torch.maximum(longest, streak)])
         self.step += 1
-        return numbers | {"grad_norm": norm.detach()}
+        numbers = numbers | {"grad_norm": norm.detach()}
+        return {name: torch.where(finite, value, math.nan) for name, value in numbers.items()}
 
     # ---- looking at it
 
@@ -202,8 +203,7 @@ class Trainer:
         return {
             "valid/rmse": math.sqrt(mse),
             "valid/kl_nats_per_frame": kl,
-            "valid/elbo_nats_per_frame": elbo,
-            "valid/bits_per_dim": bits_per_dim(elbo, terms.dims),
+            "valid/elbo_at_best_sigma_nats_per_frame": elbo,
         }
 
     @torch.no_grad()
@@ -216,7 +216,7 @@ class Trainer:
         noise = keyed_noise(self.cfg.run.seed, range(len(video)), range(n_samples), steps, model.z_dim).to(self.device)
         context = video[:, :n_past]
         futures = model.rollout(context, video.shape[1] - n_past, noise)
-        posterior = torch.cat([video[:, :1], model.reconstruct(video, noise[0])], dim=1)
+        posterior = torch.cat([video[:, :1], model.reconstruct(video, noise[0], n_past)], dim=1)
         columns = [("truth", video, False), ("posterior", posterior, False)]
         columns += [(f"sample {i + 1}", torch.cat([context, future], dim=1), True) for i, future in enumerate(futures)]
         rows = [
@@ -239,9 +239,15 @@ class Trainer:
             "train/lr": learning_rate(self.cfg.optim, self.step - 1),
         }
 
-    def longest_streak(self) -> int:
-        """Most non-finite steps in a row so far."""
-        return self.counters[2].item()
+    def take_longest_streak(self) -> int:
+        """Most non-finite steps in a row since this was last asked."""
+        longest = self.counters[2].item()
+        self.counters[2] = self.counters[1]
+        return longest
+
+    def weights_are_finite(self) -> bool:
+        """False after an update that overflowed: such weights are not worth a checkpoint."""
+        return all(torch.isfinite(weight).all().item() for weight in self.model.parameters())
 
     def warnings(self) -> list[str]:
         """Sentences about settings that cannot work out, for the log."""
