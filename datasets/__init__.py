@@ -1,17 +1,22 @@
-"""Video datasets by name. A clip is uint8 (T, C, H, W), and clip i is a function of (seed, split, i) alone."""
+"""Video and image datasets by name. A clip is uint8 (T, C, H, W), and clip i is a function of (seed, split, i) alone.
+
+A still image is a video of one frame: T = 1.
+"""
 
 import inspect
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from datasets import moving_mnist, smmnist_srvp
+from datasets import images, moving_mnist, smmnist_srvp
 from datasets.bouncing import SPLITS
 
 LOADERS = {
     "digits": moving_mnist.digits,
     "moving_mnist": moving_mnist.moving_mnist,
     "smmnist_srvp": smmnist_srvp.smmnist_srvp,
+    "mnist": images.mnist,
+    "cifar10": images.cifar10,
 }
 
 
@@ -33,8 +38,8 @@ def load_dataset(
         name: a key of LOADERS; the loader it names documents the options.
         root: folder of the data, or None where the dataset needs none.
         split: train | valid | test. Their clips, and the digits or videos these are made of, have nothing in common.
-        seq_len: T, frames per clip.
-        image_size: H = W, px.
+        seq_len: T, frames per clip; 1 for still images.
+        image_size: H = W, px; 32 for still images.
         seed: of datasets that are made on the fly.
 
     Raises:
@@ -46,5 +51,6 @@ def load_dataset(
         raise ValueError(f"unknown split {split!r}, expected one of {', '.join(SPLITS)}")
     for option in options:
         if option not in known:
-            raise ValueError(f"{name} has no option {option!r}, expected one of {', '.join(known)}")
+            expected = f"expected one of {', '.join(known)}" if known else "it takes none"
+            raise ValueError(f"{name} has no option {option!r}, {expected}")
     return LOADERS[name](root, split, seq_len=seq_len, image_size=image_size, seed=seed, **options)

@@ -5,13 +5,8 @@ The train, valid and test glyphs of a source have no member in common.
     python -m datasets.glyphs ROOT    downloads MNIST into ROOT/MNIST/raw, or replaces a damaged copy
 """
 
-import contextlib
 import functools
-import io
-import os
 import sys
-import tempfile
-from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +14,16 @@ from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.datasets import MNIST
 
+from datasets.download import DATA_ERRORS, download_beside, download_command, one_line
+
 N_MNIST_TRAIN = 57_000  # 95 % of MNIST's 60,000 training digits; the other 3,000 are the valid split
+RAW = Path("MNIST", "raw")  # where torchvision keeps MNIST in its root
 MNIST_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-# What torchvision, gzip, urllib and http raise for a file or a download that is damaged, and for no network at all.
-MNIST_ERRORS = (RuntimeError, OSError, EOFError, HTTPException, AssertionError, ValueError, LookupError)
 N_DRAWN = {"train": 3_800, "valid": 200, "test": 1_000}
 
 
@@ -50,13 +46,13 @@ def mnist(root: str | Path | None, split: str, size: int) -> ndarray:
         raise ValueError("root must be the folder that holds MNIST or receives it, got None")
     root = Path(root)
     try:
-        if not all((_raw(root) / name).is_file() for name in MNIST_FILES):
+        if not all((root / RAW / name).is_file() for name in MNIST_FILES):
             download_mnist(root)
         digits = _read_mnist(root, split != "test")
-    except MNIST_ERRORS as error:
+    except DATA_ERRORS as error:
         raise FileNotFoundError(
-            f"no usable MNIST in {_raw(root)} ({_one_line(error)}); download it with "
-            f"`python -m datasets.glyphs {root}`, or use `--data.name digits`, which needs no download"
+            f"no usable MNIST in {root / RAW} ({one_line(error)}); download it with "
+            f"`python -m datasets.glyphs {root}`, or use `--data.name digits`, drawn digits that need no download"
         ) from None
     digits = {"train": digits[:N_MNIST_TRAIN], "valid": digits[N_MNIST_TRAIN:], "test": digits}[split]
     if size == 28:
@@ -64,14 +60,6 @@ def mnist(root: str | Path | None, split: str, size: int) -> ndarray:
     # Pillow's bilinear filter is what torchvision's Resize applies to images, and so what SVG's digits went through.
     resize = Image.Resampling.BILINEAR
     return np.stack([np.asarray(Image.fromarray(digit).resize((size, size), resize)) for digit in digits])
-
-
-def _raw(root: Path) -> Path:
-    return root / "MNIST" / "raw"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__} {error}".split())
 
 
 @functools.cache
@@ -84,14 +72,8 @@ def _read_mnist(root: Path, train: bool) -> ndarray:
 
 
 def download_mnist(root: Path) -> None:
-    """Downloads MNIST, checksums verified, beside its place and moves it there: each file is whole or absent."""
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".mnist-") as partial:
-        with contextlib.redirect_stdout(io.StringIO()):  # torchvision prints each mirror it gives up
-            MNIST(partial, download=True)
-        _raw(root).mkdir(parents=True, exist_ok=True)
-        for name in MNIST_FILES:
-            os.replace(_raw(Path(partial)) / name, _raw(root) / name)
+    """Downloads MNIST's four files into root/MNIST/raw, in place of those that are there."""
+    download_beside(root, lambda folder: MNIST(folder, download=True), [RAW / name for name in MNIST_FILES])
 
 
 @functools.cache
@@ -134,24 +116,11 @@ SOURCES = {"mnist": mnist, "drawn": drawn}
 
 
 def main(arguments: list[str]) -> None:
-    """Exits with one line unless MNIST is whole in the folder afterwards."""
-    if len(arguments) != 1:
-        raise SystemExit("usage: python -m datasets.glyphs ROOT")
-    root = Path(arguments[0])
-
-    def read() -> None:
+    def read(root: Path) -> None:
         for train in (True, False):
             _read_mnist(root, train)
 
-    try:
-        try:
-            read()
-        except MNIST_ERRORS:
-            download_mnist(root)
-            read()
-    except MNIST_ERRORS as error:
-        raise SystemExit(f"no MNIST in {_raw(root)}: {_one_line(error)}") from None
-    print(f"MNIST is in {_raw(root)}")
+    download_command(arguments, "datasets.glyphs", "MNIST", RAW, read, download_mnist)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,15 @@ MOVING_MNIST_FLAVOURS = {28: "exact", 32: "svg"}  # digit_size -> flavour
 class ClipDataset(Dataset):
     """Map-style dataset of uint8 (T, C, H, W) clips that are made a whole batch at a time.
 
-    A subclass sets n_clips and makes clips in `clips`; clip i must not depend on the other indices of its batch.
+    A subclass sets n_clips, and channels unless it is 1, and makes clips in `clips`; clip i must not depend on the
+    other indices of its batch.
     """
 
     channels = 1
     n_clips: int
 
     def clips(self, indices: Sequence[int]) -> np.ndarray:
-        """(B, T, H, W) uint8; indices in [0, n_clips)."""
+        """(B, T, C, H, W) uint8; indices in [0, n_clips)."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -38,15 +39,15 @@ class ClipDataset(Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Tensor]:
-        """(T, 1, H, W) uint8 each; DataLoader fetches its batches here."""
+        """(T, C, H, W) uint8 each; DataLoader fetches its batches here."""
         indices = [int(index) for index in indices]
         for index in indices:
             if not 0 <= index < self.n_clips:
                 raise IndexError(f"clip {index} is not in 0..{self.n_clips - 1}")
-        return list(torch.from_numpy(self.clips(indices)).unsqueeze(2))  # B x (T, 1, H, W)
+        return list(torch.from_numpy(self.clips(indices)))  # B x (T, C, H, W)
 
     def content_hash(self, n: int) -> str:
-        """SHA-256, hexadecimal, of the first n clips as uint8 (N, T, H, W)."""
+        """SHA-256, hexadecimal, of the first n clips as uint8 (N, T, C, H, W)."""
         bouncing.check_int("n", n, 0)
         if n > self.n_clips:
             raise ValueError(f"n must be <= {self.n_clips}, the number of clips, got {n}")
@@ -86,7 +87,7 @@ class MovingDigits(ClipDataset):
 
     def clips(self, indices: Sequence[int]) -> np.ndarray:
         chosen, states = self.latents(indices)
-        return bouncing.render(self.glyph_table()[chosen], states, self.motion.image_size)
+        return bouncing.render(self.glyph_table()[chosen], states, self.motion.image_size)[:, :, None]
 
 
 def moving_mnist(

@@ -43,7 +43,8 @@ class SmmnistSrvp(ClipDataset):
 
     def clips(self, indices: Sequence[int]) -> ndarray:
         indices = list(indices)
-        return bouncing.render(self.glyph_table()[self.chosen[indices]], self.states[:, :, indices], IMAGE_SIZE)
+        videos = bouncing.render(self.glyph_table()[self.chosen[indices]], self.states[:, :, indices], IMAGE_SIZE)
+        return videos[:, :, None]
 
 
 @functools.cache

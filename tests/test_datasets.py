@@ -9,7 +9,9 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from datasets import LOADERS, dataset_options, load_dataset
+from tests.test_datasets_images import write_jpeg_copy
 
+STILL = ("mnist", "cifar10")
 MADE_ON_THE_FLY = ("digits", "moving_mnist")
 
 
@@ -21,10 +23,13 @@ def load(name, split="train", *, seq_len=8, **options):
 
 
 @pytest.mark.parametrize("name", LOADERS)
-def test_every_dataset_gives_uint8_clips(name, mnist_root):
-    dataset = load_dataset(name, mnist_root, "test", seq_len=12)
+def test_every_dataset_gives_uint8_clips(name, mnist_root, tmp_path):
+    root, seq_len, size, options = mnist_root, *((1, 32) if name in STILL else (12, 64)), {}
+    if name == "cifar10":
+        root, options = write_jpeg_copy(tmp_path, n_test=80), {"source": "jpeg"}
+    dataset = load_dataset(name, root, "test", seq_len=seq_len, image_size=size, **options)
     clip = dataset[len(dataset) - 1]
-    assert clip.dtype == torch.uint8 and clip.shape == (12, dataset.channels, 64, 64)
+    assert clip.dtype == torch.uint8 and clip.shape == (seq_len, dataset.channels, size, size)
     assert clip.flatten(1).amax(1).min() > 60  # something to see in every frame
     expected = hashlib.sha256(b"".join(dataset[i].numpy().tobytes() for i in range(70)))
     assert dataset.content_hash(70) == expected.hexdigest()
@@ -126,7 +131,7 @@ def test_indices_and_hashes_beyond_the_last_clip_are_refused():
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("mnist", {}, "unknown dataset 'mnist', expected one of digits, moving_mnist, smmnist_srvp"),
+        ("mnst", {}, "unknown dataset 'mnst', expected one of digits, moving_mnist, smmnist_srvp, mnist, cifar10"),
         ("digits", {"split": "val"}, "unknown split 'val', expected one of train, valid, test"),
         ("digits", {"glyphs": "mnist"}, "digits has no option 'glyphs', expected one of n_digits, deterministic"),
         ("smmnist_srvp", {"n_digits": 2}, "smmnist_srvp has no option 'n_digits', expected one of deterministic"),

@@ -1,0 +1,50 @@
+"""Files that torchvision downloads, checksums verified: each is whole or absent, and what goes wrong fits one line."""
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from http.client import HTTPException
+from pathlib import Path
+
+# What torchvision, gzip, urllib and http raise for a file or a download that is damaged, and for no network at all.
+DATA_ERRORS = (RuntimeError, OSError, EOFError, HTTPException, AssertionError, ValueError, LookupError)
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__} {error}".split())
+
+
+def download_beside(root: Path, fetch: Callable[[str], object], files: Iterable[str | Path]) -> None:
+    """Calls fetch with a new folder in root, then moves the files, named relative to it, to their places in root."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as partial:
+        with contextlib.redirect_stdout(io.StringIO()):  # torchvision prints each mirror it gives up
+            fetch(partial)
+        for file in files:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(partial) / file, root / file)
+
+
+def download_command(
+    arguments: list[str],
+    module: str,
+    what: str,
+    folder: Path,
+    read: Callable[[Path], object],
+    download: Callable[[Path], None],
+) -> None:
+    """`python -m module ROOT`: exits with one line unless `what` is whole in ROOT/folder afterwards."""
+    if len(arguments) != 1:
+        raise SystemExit(f"usage: python -m {module} ROOT")
+    root = Path(arguments[0])
+    try:
+        try:
+            read(root)
+        except DATA_ERRORS:
+            download(root)
+            read(root)
+    except DATA_ERRORS as error:
+        raise SystemExit(f"no {what} in {root / folder}: {one_line(error)}") from None
+    print(f"{what} is in {root / folder}")
