@@ -1,7 +1,7 @@
-"""Gaussian decoders: mean = sigmoid(params), one sigma for all pixels. They differ in where sigma comes from.
+"""Gaussian decoders: mean = sigmoid of the first C channels of params. They differ in where sigma comes from.
 
 Per frame: log p(x) = -SSE / (2 sigma^2) - D/2 log(2 pi sigma^2), D = C H W, SSE the squared error summed over pixels.
-Sigma is in units of pixels in [0, 1].
+Sigma is in units of pixels in [0, 1]. The names are those of Rybkin et al. 2021, arXiv:2006.13202.
 """
 
 import math
@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqvae.likelihoods.base import Likelihood
+from seqvae.likelihoods.base import Likelihood, at_least_float32, sum_pixels
 
 MIN_LOG_SIGMA = -6.0  # sigma 0.0025, 0.63 grey levels: without a floor static pixels send the density to infinity
+MIN_VARIANCE = math.exp(2 * MIN_LOG_SIGMA)
 
 
 def gaussian_log_prob(sse: Tensor, dims: int, variance: Tensor | float) -> Tensor:
@@ -21,35 +22,83 @@ def gaussian_log_prob(sse: Tensor, dims: int, variance: Tensor | float) -> Tenso
     return -0.5 * (sse / variance + dims * (variance.log() + math.log(2 * math.pi)))
 
 
-class GaussianLikelihood(Likelihood):
-    """Common part; a subclass says what `variance` is."""
+def soft_floor(log_sigma: Tensor) -> Tensor:
+    """log sigma bounded below by -6 smoothly, so that its gradient never vanishes at once.
 
-    def __init__(self, channels: int) -> None:
+    It raises every log sigma, by log(1 + e^(-6 - log sigma)): 0.05 at -3, 0.69 at -6.
+    """
+    return MIN_LOG_SIGMA + F.softplus(log_sigma - MIN_LOG_SIGMA)
+
+
+class GaussianLikelihood(Likelihood):
+    """Common part; a subclass says what `sigma` and `log_prob` are."""
+
+    def __init__(self, channels: int, sigma_channels: int = 0) -> None:
         super().__init__()
-        self.param_channels = channels
+        self.channels = channels
+        self.param_channels = channels + sigma_channels
+
+    def sigma(self, params: Tensor) -> Tensor:
+        """Standard deviation of the pixels in evaluation, broadcastable to (..., C, H, W)."""
+        raise NotImplementedError
+
+    def mean(self, params: Tensor) -> Tensor:
+        return at_least_float32(params[..., : self.channels, :, :]).sigmoid()
+
+    def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        mean = self.mean(params)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        return mean + self.sigma(params).to(mean) * noise
+
+
+class OneSigma(GaussianLikelihood):
+    """One sigma for all pixels of all frames; a subclass says what `variance` is."""
 
     def variance(self) -> Tensor:
         """sigma^2 for evaluation, scalar."""
         raise NotImplementedError
 
-    def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
-        sse = self.squared_error(params, frames)
-        return gaussian_log_prob(sse, frames.shape[-3:].numel(), self.variance())
+    def sigma(self, params: Tensor) -> Tensor:
+        return self.variance().sqrt()
 
-    def mean(self, params: Tensor) -> Tensor:
-        return params.to(torch.promote_types(params.dtype, torch.float32)).sigmoid()
+    def quoted_variance(self) -> Tensor:
+        return self.variance()
+
+    def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        return gaussian_log_prob(self.squared_error(params, frames), frames.shape[-3:].numel(), self.variance())
 
     def status(self) -> dict[str, Tensor]:
         return {"decoder/sigma": self.variance().detach().sqrt()}
 
-    def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        mean = self.mean(params)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        return mean + self.variance().sqrt().to(mean) * noise
+
+class Calibrated(OneSigma):
+    """One sigma that gradients do not learn: bounds are quoted at the MSE of held-out clips (`calibrate`)."""
+
+    calibrates = True
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.register_buffer("calibrated_mse", torch.zeros((), dtype=torch.float64))  # 0: not calibrated
+
+    def calibrate(self, mse: float | Tensor) -> None:
+        tiny = torch.finfo(torch.float64).tiny  # 0 stands for none
+        self.calibrated_mse.copy_(torch.as_tensor(mse, dtype=torch.float64).detach()).clamp_(min=tiny)
+
+    def after_step(self) -> None:
+        self.calibrated_mse.zero_()  # the weights have moved
+
+    def _calibrated_or(self, variance: Tensor) -> Tensor:
+        return torch.where(self.calibrated_mse > 0, self.calibrated_mse.clamp(min=MIN_VARIANCE), variance)
 
 
-class FixedSigma(GaussianLikelihood):
-    """Sigma chosen by hand: a beta-VAE in disguise, beta = sigma^2 on half the squared error (sigma = 1: plain VAE)."""
+class FixedSigma(Calibrated):
+    """Sigma chosen by hand: a beta-VAE in disguise, beta = sigma^2 on half the squared error (sigma = 1: plain VAE).
+
+    Evaluation quotes bounds (`log_density`) at the calibrated sigma: the one chosen for training says how rate and
+    distortion were weighed, not how large the errors are. So too for GECO, which has no sigma at all.
+    """
+
+    surrogate = True
 
     def __init__(self, channels: int, sigma: float = 1.0) -> None:
         super().__init__(channels)
@@ -58,54 +107,131 @@ class FixedSigma(GaussianLikelihood):
     def variance(self) -> Tensor:
         return self.fixed_variance
 
+    def quoted_variance(self) -> Tensor:
+        return self._calibrated_or(self.fixed_variance)
+
+    def log_density(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        variance = self.variance() if self.training else self.quoted_variance()
+        return gaussian_log_prob(self.squared_error(params, frames), frames.shape[-3:].numel(), variance)
+
     def status(self) -> dict[str, Tensor]:
         return {}  # a constant is no news, and with GECO it plays no part
 
 
-class SharedSigma(GaussianLikelihood):
-    """One learned sigma (the shared sigma-VAE of Rybkin et al. 2021, arXiv:2006.13202, Section 3.1).
-
-    log sigma is bounded below smoothly, -6 + softplus(log_sigma + 6), so that its gradient never vanishes at once.
-    """
+class SharedSigma(OneSigma):
+    """One learned sigma (the shared sigma-VAE of Section 3.1), with the soft floor."""
 
     def __init__(self, channels: int, sigma: float = 1.0) -> None:
         super().__init__(channels)
         self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma)))
 
     def variance(self) -> Tensor:
-        return (2 * (MIN_LOG_SIGMA + F.softplus(self.log_sigma.double() - MIN_LOG_SIGMA))).exp()
+        return (2 * soft_floor(self.log_sigma.double())).exp()
 
 
-class OptimalSigma(GaussianLikelihood):
-    """The sigma-VAE: sigma^2 is the batch's own mean squared error, its optimum (arXiv:2006.13202, Section 3.2).
+class OptimalSigma(Calibrated):
+    """The sigma-VAE: sigma^2 is the batch's own mean squared error, its optimum (Section 3.2).
 
     Training mode: variance = masked SSE / (D * masked frames), floored at e^-12 and constant for the gradient, which
-    loses nothing: at the optimum d log p / d sigma = 0. Evaluation uses the stored variance, a moving average, because
-    a variance measured on the very frames it scores is optimistic.
+    loses nothing: at the optimum d log p / d sigma = 0. Evaluation uses a stored variance, because one measured on
+    the very frames it scores is optimistic: the exact MSE of held-out clips from `calibrate` until the weights move
+    again, else a moving average.
+
+    `soft_clip` is the authors' code: the soft floor in training. That sigma is no optimum (200 nats worse at
+    log sigma = -4, D = 12288), so the gradient through it counts and is kept.
     """
 
     DECAY = 0.999  # of the stored MSE, per optimizer step; arithmetic, so the stored sigma is not biased low
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, soft_clip: bool = False) -> None:
         super().__init__(channels)
+        self.soft_clip = soft_clip
         self.register_buffer("mse_average", torch.zeros((), dtype=torch.float64))
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
         self._batch_mse: Tensor | None = None
 
     def variance(self) -> Tensor:
-        corrected = self.mse_average / (1 - self.DECAY ** self.n_updates.clamp(min=1).double())
-        return torch.where(self.n_updates > 0, corrected.clamp(min=math.exp(2 * MIN_LOG_SIGMA)), 1.0)
+        average = self.mse_average / (1 - self.DECAY ** self.n_updates.clamp(min=1).double())
+        return self._calibrated_or(torch.where(self.n_updates > 0, average.clamp(min=MIN_VARIANCE), 1.0))
 
     def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         if not self.training:
             return super().log_prob(params, frames)
         sse, dims = self.squared_error(params, frames), frames.shape[-3:].numel()
-        weight = torch.ones_like(sse) if mask is None else mask.to(sse).expand_as(sse)
-        self._batch_mse = (weight * sse.detach()).sum() / (dims * weight.sum())
-        return gaussian_log_prob(sse, dims, self._batch_mse.clamp(min=math.exp(2 * MIN_LOG_SIGMA)))
+        mse = _mean_squared_error(sse, dims, mask)
+        self._batch_mse = mse.detach()
+        return gaussian_log_prob(sse, dims, self._training_variance(mse))
 
     def after_step(self) -> None:
         assert self._batch_mse is not None, "after_step without a training-mode log_prob before it"
         self.mse_average.lerp_(self._batch_mse, 1 - self.DECAY)
         self.n_updates += 1
         self._batch_mse = None
+        super().after_step()
+
+    def _training_variance(self, mse: Tensor) -> Tensor:
+        """MSE, of any shape, with its floor."""
+        if not self.soft_clip:
+            return mse.detach().clamp(min=MIN_VARIANCE)
+        log_sigma = 0.5 * mse.clamp(min=1e-30).log()  # a picture without error has no log, hence the clamp
+        return (2 * soft_floor(log_sigma)).exp()
+
+
+class OptimalSigmaPerImage(OptimalSigma):
+    """Training maximises -D/2 log MSE of each image: sigma^2 is the image's own mean squared error.
+
+    A surrogate: with a sigma that looks at x it is no density, its integral diverges. `log_density` is that of
+    OptimalSigma, one sigma for the batch; in evaluation `log_prob` is too, at the stored sigma.
+    """
+
+    surrogate = True
+
+    def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        if not self.training:
+            return super().log_prob(params, frames)
+        sse, dims = self.squared_error(params, frames), frames.shape[-3:].numel()
+        self._batch_mse = _mean_squared_error(sse, dims, mask).detach()
+        return gaussian_log_prob(sse, dims, self._training_variance(sse / dims))
+
+    def log_density(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().log_prob(params, frames, mask)
+
+
+class PerImageSigma(GaussianLikelihood):
+    """A learned sigma per image: log sigma is the mean over H and W of one more channel, with the soft floor."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, sigma_channels=1)
+
+    def sigma(self, params: Tensor) -> Tensor:
+        # float64: an error in an image's log sigma counts D times
+        log_sigma = params[..., self.channels :, :, :].mean((-2, -1), keepdim=True, dtype=torch.float64)
+        return soft_floor(log_sigma).exp()  # (..., 1, 1, 1)
+
+    def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        variance = self.sigma(params).square().flatten(-3).squeeze(-1)  # (...)
+        return gaussian_log_prob(self.squared_error(params, frames), frames.shape[-3:].numel(), variance)
+
+
+class PerPixelSigma(GaussianLikelihood):
+    """A learned sigma per pixel and channel: C more channels of log sigma, with the soft floor."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, sigma_channels=channels)
+
+    def sigma(self, params: Tensor) -> Tensor:
+        return self._log_sigma(params).exp()
+
+    def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        log_sigma = self._log_sigma(params)
+        error = (self.mean(params) - frames) * (-log_sigma).exp()  # in sigmas
+        return -sum_pixels(0.5 * error.square() + log_sigma + 0.5 * math.log(2 * math.pi))
+
+    def _log_sigma(self, params: Tensor) -> Tensor:
+        return soft_floor(at_least_float32(params[..., self.channels :, :, :]))  # (..., C, H, W)
+
+
+def _mean_squared_error(sse: Tensor, dims: int, mask: Tensor | None) -> Tensor:
+    """Scalar: over the pixels of the frames that count, given their (...) sums over `dims` pixels."""
+    weight = torch.ones_like(sse) if mask is None else mask.to(sse).expand_as(sse)
+    return (weight * sse).sum() / (dims * weight.sum())
