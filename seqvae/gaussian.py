@@ -3,6 +3,7 @@
 Units: nats, summed over the latent dims Z.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,12 +26,19 @@ class Gaussian(NamedTuple):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log density of z, (..., Z) -> (...) nats."""
-        return torch.distributions.Normal(self.mu, (0.5 * self.logvar).exp()).log_prob(z).sum(-1)
+        squares = (z - self.mu).square() * (-self.logvar).exp()
+        return -0.5 * (squares + self.logvar + math.log(2 * math.pi)).sum(-1)
 
 
 def standard_normal_like(q: Gaussian) -> Gaussian:
     """N(0, I) in q's shape: the fixed prior of SVG-FP (Denton & Fergus 2018, arXiv:1802.07687)."""
     return Gaussian(torch.zeros_like(q.mu), torch.zeros_like(q.logvar))
+
+
+def kl_per_latent(q: Gaussian, p: Gaussian) -> Tensor:
+    """KL(q || p) of each latent, (..., Z) nats, >= 0; `gaussian_kl` is its sum and gives the source."""
+    ratio = (q.logvar - p.logvar).exp() + (q.mu - p.mu).square() * (-p.logvar).exp()
+    return 0.5 * (ratio - 1 + p.logvar - q.logvar)
 
 
 def gaussian_kl(q: Gaussian, p: Gaussian) -> Tensor:
@@ -45,8 +53,7 @@ def gaussian_kl(q: Gaussian, p: Gaussian) -> Tensor:
 
     Source: Kingma & Welling 2014, arXiv:1312.6114, Appendix B (there p = N(0, I)).
     """
-    ratio = (q.logvar - p.logvar).exp() + (q.mu - p.mu).square() * (-p.logvar).exp()
-    return 0.5 * (ratio - 1 + p.logvar - q.logvar).sum(-1)
+    return kl_per_latent(q, p).sum(-1)
 
 
 def keyed_noise(seed: int, videos: Sequence[int], samples: Sequence[int], steps: int, z_dim: int) -> Tensor:

@@ -1,11 +1,11 @@
 """The recurrent latent video predictor (SVG: Denton & Fergus 2018, arXiv:1802.07687) around any likelihood.
 
-Shapes: N samples, B videos, T frames, C H W, G = g_dim, Z = z_dim. Frame 0 is only conditioned on: frames 1..T-1 are
-predicted, the one at t from h_{t-1}, z_t and the skips of an observed frame. The recurrent cores read real frames and
-z, never their own pictures, so training has no loop over time; only `rollout` has.
+Shapes: K importance samples, N generated samples, B videos, T frames, C H W, G = g_dim, Z = z_dim. Frame 0 is only
+conditioned on: frames 1..T-1 are predicted, the one at t from h_{t-1}, z_t and the skips of an observed frame. The
+recurrent cores read real frames and z, never their own pictures, so training has no loop over time; only `rollout` has.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -13,12 +13,15 @@ from einops import rearrange, repeat
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from seqvae.gaussian import Gaussian, gaussian_kl, standard_normal_like
+from seqvae.gaussian import Gaussian, kl_per_latent, standard_normal_like
 from seqvae.likelihoods import Likelihood
 from seqvae.networks import build_decoder, build_encoder
 from seqvae.networks.recurrent import FramePredictor, GaussianLSTM
 
+# Fields with no use in some models, and their defaults elsewhere.
+RECURRENT_DEFAULTS = {"rnn_size": 256, "predictor_layers": 2}
 LATENT_DEFAULTS = {"z_dim": 10, "posterior_layers": 1, "prior_layers": 1}
+IMAGE_FIELDS = ("network", "norm", "prior", "width", "g_dim", "z_dim")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +33,8 @@ class ModelConfig:
     prior: Literal["learned", "fixed", "none"] = "learned"  # SVG-LP, SVG-FP, or no latent: a deterministic predictor
     width: int = 64  # channels of the finest level
     g_dim: int = 128  # frame feature
-    rnn_size: int = 256  # hidden units of every LSTM
-    predictor_layers: int = 2  # LSTM layers of the frame predictor
+    rnn_size: int | None = None  # hidden units of every LSTM, 256 unless set; unused on images
+    predictor_layers: int | None = None  # LSTM layers of the frame predictor, 2 unless set; unused on images
     z_dim: int | None = None  # latents per frame, 10 unless set; unused with prior none
     posterior_layers: int | None = None  # LSTM layers, 1 unless set; unused with prior none
     prior_layers: int | None = None  # LSTM layers, 1 unless set; used with prior learned alone
@@ -50,26 +53,44 @@ class ModelConfig:
             if value is not None and value < 1:
                 raise ValueError(f"model.{name.replace('_', '-')} must be >= 1, got {value}")
 
-    def resolved(self) -> "ModelConfig":
-        """The same with the defaults of the fields that this prior uses filled in."""
+    def check_for_images(self) -> None:
+        """ValueError naming the first field that a model of single images does not use."""
+        if self.prior != "fixed":
+            raise ValueError(f"model.prior {self.prior} needs earlier frames, and an image has none; pass fixed")
+        for field in fields(self):
+            if field.name not in IMAGE_FIELDS and getattr(self, field.name) not in (None, False):
+                flag = f"model.{field.name.replace('_', '-')}"
+                raise ValueError(f"{flag} is not used on images, which have no recurrence; drop it (or pass None)")
+
+    def resolved(self, images: bool = False) -> "ModelConfig":
+        """The same with the defaults of the fields that this prior, on videos or images, uses filled in."""
         used = {"none": (), "fixed": ("z_dim", "posterior_layers"), "learned": tuple(LATENT_DEFAULTS)}[self.prior]
-        return replace(self, **{name: LATENT_DEFAULTS[name] for name in used if getattr(self, name) is None})
+        defaults = {name: LATENT_DEFAULTS[name] for name in used} | RECURRENT_DEFAULTS
+        unset = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return replace(self, **{name: value for name, value in unset.items() if not images or name in IMAGE_FIELDS})
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What `SequenceVAE.forward` returns, for each of frames 1..T-1, in the weights' dtype whatever autocast does."""
+    """What `forward` returns, for each of the F frames it draws, in the weights' dtype whatever autocast does."""
 
-    params: Tensor  # (B, T-1, likelihood.param_channels, H, W) likelihood parameters
-    q: Gaussian | None  # (B, T-1, Z) posterior; None without a latent
-    p: Gaussian | None  # (B, T-1, Z) prior
-    z: Tensor  # (B, T-1, Z) sampled from q
+    params: Tensor  # (K, B, F, likelihood.param_channels, H, W) likelihood parameters
+    q: Gaussian | None  # (B, F, Z) posterior; None without a latent
+    p: Gaussian | None  # (B, F, Z) prior
+    z: Tensor  # (K, B, F, Z) sampled from q
 
     def kl(self) -> Tensor:
-        """KL(q || p) per frame, (B, T-1) nats, float64; zeros without a latent."""
+        """KL(q || p) per frame and latent, (B, F, Z) nats, float64; Z = 0 without a latent."""
         if self.q is None:
-            return self.z.new_zeros(self.z.shape[:2], dtype=torch.float64)
-        return gaussian_kl(self.q, self.p).double()
+            return self.z[0].double()
+        return kl_per_latent(*(Gaussian(*(x.double() for x in g)) for g in (self.q, self.p)))
+
+    def log_ratio(self) -> Tensor:
+        """log p(z) - log q(z) per frame, (K, B, F) nats, float64: minus the KL, estimated from each sample alone."""
+        if self.q is None:
+            return self.z.new_zeros(self.z.shape[:3], dtype=torch.float64)
+        q, p = (Gaussian(*(x.double() for x in g)) for g in (self.q, self.p))
+        return p.log_prob(self.z.double()) - q.log_prob(self.z.double())
 
 
 class SequenceVAE(nn.Module):
@@ -90,7 +111,7 @@ class SequenceVAE(nn.Module):
             self.posterior = GaussianLSTM(cfg.g_dim, self.z_dim, cfg.rnn_size, cfg.posterior_layers)
         if cfg.prior == "learned":
             self.prior = GaussianLSTM(cfg.g_dim, self.z_dim, cfg.rnn_size, cfg.prior_layers)
-        self.apply(_init_as_svg)
+        self.apply(init_as_svg)
         self.likelihood = likelihood
 
     def forward(self, video: Tensor, noise: Tensor, n_past: int | None = None) -> Prediction:
@@ -98,19 +119,20 @@ class SequenceVAE(nn.Module):
 
         Args:
             video: (B, T, C, H, W) in [0, 1], T > n_past.
-            noise: (B, T-1, Z) standard normal, for z.
+            noise: (K, B, T-1, Z) standard normal, for z. The encoder, the posterior and the prior run once for all K.
             n_past: observed frames, whose last one the skips come from; None: as many as in training.
         """
-        n_frames = video.shape[1]
+        n_samples, n_frames = noise.shape[0], video.shape[1]
         h, skips = self._encode(video)  # (B, T, G)
-        with _float32(video):
+        with float32(video):
             q = p = None
             z = noise
             if self.posterior is not None:
                 q, _ = self.posterior(h[:, 1:])  # (B, T-1, Z)
                 p = self.prior(h[:, :-1])[0] if self.prior is not None else standard_normal_like(q)
                 z = q.sample(noise)
-            g, _ = self.frame_predictor(h[:, :-1], z)  # (B, T-1, G)
+            each = repeat(h[:, :-1], "b t g -> (k b) t g", k=n_samples)
+            g, _ = self.frame_predictor(each, z.flatten(0, 1))  # (K * B, T-1, G)
 
         n_skips = n_frames - 1 if self.last_frame_skip else n_past or self.n_past
         # The last observed frame, as FitVid. SVG stops one earlier, at n_past - 2, which leaves n_past = 1 undefined.
@@ -119,8 +141,8 @@ class SequenceVAE(nn.Module):
             _repeat_last(rearrange(half, "(b t) ... -> b t ...", t=n_skips), n_frames - 1).flatten(0, 1)
             for half in self.decoder.skip_halves(skips)
         ]
-        params = self.decoder(g.flatten(0, 1), halves)  # (B * (T-1), param_channels, H, W)
-        return Prediction(params.to(g.dtype).unflatten(0, g.shape[:2]), q, p, z)
+        params = self.decoder(g.flatten(0, 1), halves)  # (K * B * (T-1), param_channels, H, W)
+        return Prediction(params.to(g.dtype).unflatten(0, (n_samples, *video.shape[:1], n_frames - 1)), q, p, z)
 
     @torch.no_grad()
     def rollout(self, context: Tensor, n_future: int, noise: Tensor) -> Tensor:
@@ -142,7 +164,7 @@ class SequenceVAE(nn.Module):
         halves = self.decoder.skip_halves([skip[:, -1] for skip in skips])  # B frames, shared by all samples
         noise = rearrange(noise, "n b t z -> t (n b) 1 z")
 
-        with _float32(context):
+        with float32(context):
             state = prior_state = None
             if n_past > 1:
                 z = noise[: n_past - 1, :, 0].transpose(0, 1)  # (N * B, n_past - 1, Z)
@@ -157,7 +179,7 @@ class SequenceVAE(nn.Module):
 
         frames = []
         for t in range(n_past - 1, n_past - 1 + n_future):
-            with _float32(context):
+            with float32(context):
                 z = noise[t]  # (N * B, 1, Z)
                 if self.prior is not None:
                     p, prior_state = self.prior(h, prior_state)
@@ -174,10 +196,11 @@ class SequenceVAE(nn.Module):
     def reconstruct(self, video: Tensor, noise: Tensor, n_past: int) -> Tensor:
         """Frames 1..T-1 with z from the posterior, which sees each frame it draws: (B, T-1, C, H, W) in [0, 1].
 
-        Skips come from the first n_past frames alone, as a prediction's do; the other arguments are those of `forward`.
+        Skips come from the first n_past frames alone, as a prediction's do. noise is (B, T-1, Z), zeros for the
+        posterior's mean; the video is that of `forward`.
         """
         assert not self.training, "reconstructions use eval mode, as predictions do"
-        return self.likelihood.mean(self(video, noise, n_past).params)
+        return self.likelihood.mean(self(video, noise[None], n_past).params[0])
 
     def _encode(self, video: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, T, C, H, W) -> h (B, T, G) in the cores' dtype and skips (B, T, ...), every frame in one call."""
@@ -186,7 +209,7 @@ class SequenceVAE(nn.Module):
         return h.unflatten(0, video.shape[:2]), [skip.unflatten(0, video.shape[:2]) for skip in skips]
 
 
-def _float32(like: Tensor) -> torch.autocast:
+def float32(like: Tensor) -> torch.autocast:
     """The recurrent cores are cheap, and their heads need float32 (see `gaussian_kl`)."""
     return torch.autocast(like.device.type, enabled=False)
 
@@ -197,7 +220,7 @@ def _repeat_last(x: Tensor, length: int) -> Tensor:
     return x if rest == 0 else torch.cat([x, x[:, -1:].expand(-1, rest, *x.shape[2:])], dim=1)
 
 
-def _init_as_svg(module: nn.Module) -> None:
+def init_as_svg(module: nn.Module) -> None:
     """Weights N(0, 0.02), norm scales N(1, 0.02), no bias (SVG's utils.py); LSTMs keep torch's own."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
         nn.init.normal_(module.weight, 0.0, 0.02)

@@ -53,9 +53,9 @@ def test_batched_forward_and_rollout_equal_the_frame_by_frame_reference(network,
     video = clips(size=size)
     eps = noise(2, 5, vae.z_dim)
     with torch.no_grad():
-        ours, slow = vae(video, eps), ReferenceSVG(vae).forward(video, eps)
+        ours, slow = vae(video, eps[None]), ReferenceSVG(vae).forward(video, eps)
     assert ours.params.std() > 0.1, "a picture without contrast would prove nothing"
-    assert_close(ours.params, slow["params"], atol=1e-5, rtol=0)
+    assert_close(ours.params[0], slow["params"], atol=1e-5, rtol=0)
     for name, gaussian in (("q", ours.q), ("p", ours.p)):
         if f"{name}_mu" in slow:
             assert_close(gaussian.mu, slow[f"{name}_mu"], atol=1e-5, rtol=0)
@@ -74,7 +74,9 @@ def test_every_norm_and_size_agrees_with_the_reference_in_colour(norm, size):
     vae = build(norm=norm, image_size=size, channels=3, n_past=2)
     video, eps = clips(frames=4, channels=3, size=size), noise(2, 3, vae.z_dim)
     with torch.no_grad():
-        assert_close(vae(video, eps).params, ReferenceSVG(vae).forward(video, eps)["params"], atol=1e-5, rtol=0)
+        assert_close(
+            vae(video, eps[None]).params[0], ReferenceSVG(vae).forward(video, eps)["params"], atol=1e-5, rtol=0
+        )
 
 
 @pytest.mark.parametrize("layers", [{"predictor_layers": 1, "posterior_layers": 2, "prior_layers": 3, "z_dim": 5}])
@@ -82,15 +84,17 @@ def test_layer_counts_agree_with_the_reference(layers):
     vae = build(**layers)
     eps = noise(2, 5, 5)
     with torch.no_grad():
-        assert_close(vae(clips(), eps).params, ReferenceSVG(vae).forward(clips(), eps)["params"], atol=1e-5, rtol=0)
+        assert_close(
+            vae(clips(), eps[None]).params[0], ReferenceSVG(vae).forward(clips(), eps)["params"], atol=1e-5, rtol=0
+        )
 
 
 @pytest.mark.parametrize("prior, norm, likelihood", list(product(PRIORS, NORMS, LIKELIHOODS)))
 def test_every_parameter_gets_a_finite_gradient(prior, norm, likelihood):
     vae = build(prior=prior, norm=norm, likelihood=likelihood, channels=3).train()
     video = clips(channels=3)
-    out = vae(video, noise(2, 5, vae.z_dim))
-    (out.kl() - vae.likelihood.log_prob(out.params, video[:, 1:])).mean().backward()
+    out = vae(video, noise(1, 2, 5, vae.z_dim))
+    (out.kl().sum(-1) - vae.likelihood.log_prob(out.params, video[:, 1:])).mean().backward()
     for name, weight in vae.named_parameters():
         assert weight.grad is not None and torch.isfinite(weight.grad).all() and weight.grad.abs().max() > 0, name
 
@@ -109,8 +113,8 @@ def test_a_prediction_sees_nothing_of_the_future():
     changed = video.clone()
     changed[:, 4:] = 0
     with torch.no_grad():
-        before, after = vae(video, eps), vae(changed, eps)
-    assert_close(before.params[:, :3], after.params[:, :3], rtol=0, atol=0)  # frames 1..3
+        before, after = vae(video, eps[None]), vae(changed, eps[None])
+    assert_close(before.params[:, :, :3], after.params[:, :, :3], rtol=0, atol=0)  # frames 1..3
     assert_close(before.p.mu[:, :4], after.p.mu[:, :4], rtol=0, atol=0)  # the prior of frame 4 saw frames 0..3
     assert (before.q.mu[:, 3] - after.q.mu[:, 3]).abs().max() > 0  # the posterior of frame 4 saw frame 4
 

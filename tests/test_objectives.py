@@ -7,15 +7,18 @@ from torch.testing import assert_close
 from seqvae.likelihoods.gaussian import gaussian_log_prob
 from seqvae.objectives import (
     FIELDS_OF,
-    LAMBDA_RANGE,
     Elbo,
     Geco,
+    GecoIwae,
+    Iwae,
     ObjectiveConfig,
     Terms,
     beta_from_svg,
     bits_per_dim,
     build_objective,
+    iwae_bound,
 )
+from seqvae.objectives.geco import LAMBDA_RANGE, additive_bound, coherent_bound
 
 
 def geco(tolerance=0.1, decay=0.9, step_size=0.01, lambda_init=None, **options) -> Geco:
@@ -23,10 +26,29 @@ def geco(tolerance=0.1, decay=0.9, step_size=0.01, lambda_init=None, **options) 
     return Geco(tolerance, decay, step_size, lambda_init, **options).train()
 
 
-def terms(sse: torch.Tensor, kl: torch.Tensor | None = None, mask: torch.Tensor | None = None, dims: int = 1) -> Terms:
-    kl = torch.zeros_like(sse) if kl is None else kl
-    mask = torch.ones(sse.shape[-1]) if mask is None else mask
-    return Terms(log_px=gaussian_log_prob(sse, dims, 1.0), kl=kl, sse=sse, mask=mask, dims=dims)
+def terms(
+    sse: torch.Tensor,
+    kl: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    dims: int = 1,
+    log_ratio: torch.Tensor | None = None,
+    sigma: float = 1.0,
+) -> Terms:
+    """sse (B, F) or (K, B, F), kl (B, F) or per latent (B, F, Z)."""
+    sse = sse if sse.ndim == 3 else sse[None]
+    kl = torch.zeros_like(sse[0]) if kl is None else kl
+    kl = kl if kl.ndim == 3 else kl[..., None]
+    log_px = gaussian_log_prob(sse, dims, sigma**2)
+    return Terms(
+        log_px=log_px,
+        log_density=log_px,
+        log_ratio=-kl.sum(-1).expand_as(sse) if log_ratio is None else log_ratio,
+        kl=kl,
+        sse=sse,
+        mask=torch.ones(sse.shape[-1]) if mask is None else mask,
+        dims=dims,
+        bits_offset=math.log2(255),
+    )
 
 
 def rate_distortion(objective: Geco, variances: list[float], steps: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -178,7 +200,7 @@ def test_beta_sigma_lambda_and_svg_beta_are_one_weight_in_other_units():
         return torch.autograd.grad(loss_of(sse, kl), [mean, mu])
 
     def elbo(beta: float, s: float):
-        return lambda sse, kl: Elbo(beta)(Terms(gaussian_log_prob(sse, dims, s**2), kl, sse, torch.ones(4), dims))[0]
+        return lambda sse, kl: Elbo(beta)(terms(sse, kl, dims=dims, sigma=s))[0]
 
     svg_beta = 2 * sigma**2 / dims
     assert_close(beta_from_svg(svg_beta, dims), sigma**2)
@@ -206,12 +228,11 @@ def test_svgs_own_settings_mean_these_sigmas():
 def test_the_elbo_is_reported_as_a_bound_whatever_beta_is():
     sse, kl = torch.rand(2, 3, dtype=torch.float64), torch.rand(2, 3, dtype=torch.float64)
     loss, numbers = Elbo(0.1)(terms(sse, kl, dims=5))
-    expected = (gaussian_log_prob(sse, 5, 1.0) - kl).mean()
+    expected = (gaussian_log_prob(sse, 5, 1.0) - kl).mean()  # one sample, one latent
     assert_close(numbers["elbo_nats_per_frame"], expected)
     assert_close(numbers["bits_per_dim"], -expected / (5 * math.log(2)) + math.log2(255))
     assert loss < -numbers["elbo_nats_per_frame"]
-    # A density that is uniform on [0, 1] costs 8 bits on 256 levels, less the 255 of k / 255.
-    assert bits_per_dim(0.0, 5) == math.log2(255)
+    assert bits_per_dim(-5 * math.log(256), 5, 0.0) == pytest.approx(8)  # every byte as likely as any other
 
 
 def test_gecos_elbo_is_quoted_at_the_sigma_of_its_own_error():
@@ -224,10 +245,13 @@ def test_gecos_elbo_is_quoted_at_the_sigma_of_its_own_error():
     assert_close(objective.status()["geco/calibration"].item(), 2 * 50 * 0.1)
 
 
-@pytest.mark.parametrize("name, field", [(n, f) for n in FIELDS_OF for m in FIELDS_OF for f in FIELDS_OF[m] if m != n])
+@pytest.mark.parametrize(
+    "name, field",
+    sorted({(n, f) for n in FIELDS_OF for fields in FIELDS_OF.values() for f in fields if f not in FIELDS_OF[n]}),
+)
 def test_a_field_of_another_objective_is_refused_by_name(name, field):
-    own = {"tolerance": 0.1} if name == "geco" else {}
-    with pytest.raises(ValueError, match=f"objective.{field.replace('_', '-')} is not used by objective {name}"):
+    own = {"tolerance": 0.1} if "geco" in name else {}
+    with pytest.raises(ValueError, match=f"objective.{field.replace('_', '-')} is not used by objective {name} "):
         ObjectiveConfig(name=name, **own, **{field: 1})
 
 
@@ -252,11 +276,202 @@ def test_every_field_of_geco_changes_what_is_built(field):
         ({"name": "geco", "tolerance": 0.0}, "objective.tolerance must be finite and > 0, got 0.0"),
         ({"name": "geco", "tolerance": float("nan")}, "objective.tolerance must be finite and > 0, got nan"),
         ({"name": "geco", "tolerance": 0.1, "decay": 1.0}, r"objective.decay must be in \[0, 1\), got 1.0"),
-        ({"name": "geco", "tolerance": 0.1, "lambda_warmup": -1}, "objective.lambda-warmup must be >= 0"),
+        ({"name": "geco", "tolerance": 0.1, "lambda_warmup": -1}, "objective.lambda-warmup must be finite and >= 0"),
         ({"beta": -1.0}, "objective.beta must be finite and >= 0, got -1.0"),
         ({"beta": 1.0, "svg_beta": 1e-4}, "two units of one weight"),
+        ({"kl_warmup": 5, "kl_cycle": 5}, "two schedules of one weight"),
+        ({"kl_warmup": -5}, "objective.kl-warmup must be finite and >= 0"),
+        ({"free_bits": -0.1}, "objective.free-bits must be finite and >= 0"),
+        ({"name": "iwae", "n_importance": 0}, "objective.n-importance must be >= 1 sample, got 0"),
+        ({"name": "geco-iwae"}, "objective.tolerance is required by objective geco-iwae"),
     ],
 )
 def test_bad_settings_are_refused_by_name(settings, message):
     with pytest.raises(ValueError, match=message):
         ObjectiveConfig(**settings)
+
+
+# ---- importance weights
+
+
+def sequence(k: int, batch: int, from_prior: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """log p(x_t | z) and log p(z_t) - log q(z_t), (K, B, F), of a linear-Gaussian sequence whose log p(x) is known.
+
+    p(z_t) = N(.5 x_{t-1}, 1), h_t = .8 h_{t-1} + z_t, x_t ~ N(h_t, .25), h_0 = 0; x_0..x_3 are 1, .8, -.4, 1.5, x_0 is
+    given, and q(z_t) is N(.8 x_t, .3) or the prior.
+    """
+    normal = torch.distributions.Normal
+    before, x = (torch.tensor(v, dtype=torch.float64) for v in ([1.0, 0.8, -0.4], [0.8, -0.4, 1.5]))
+    prior = normal(0.5 * before, 1.0)
+    q = prior if from_prior else normal(0.8 * x, math.sqrt(0.3))
+    z, h, log_px = q.sample((k, batch)), torch.zeros(k, batch, dtype=torch.float64), []
+    for t in range(3):
+        h = 0.8 * h + z[..., t]
+        log_px.append(normal(h, 0.5).log_prob(x[t]))
+    return torch.stack(log_px, -1), prior.log_prob(z) - q.log_prob(z)
+
+
+def test_the_linear_gaussian_sequences_bounds_rise_from_elbo_to_the_exact_value():
+    torch.manual_seed(0)
+    exact, values = -5.12579246, {}
+    for k, n, expected in ((1, 100_000, -6.29108718), (2, 50_000, -5.484), (5, 30_000, -5.220), (100, 3_000, -5.128)):
+        log_px, log_ratio = sequence(k, n)
+        bound = iwae_bound((log_px + log_ratio).sum(-1))
+        error = 4 * bound.std() / math.sqrt(n)
+        assert abs(bound.mean() - expected) < error + 5e-4, k
+        values[k] = bound.mean()
+    assert values[1] < values[2] < values[5] < values[100] < exact + 0.01
+    log_px, log_ratio = sequence(1, 100_000, from_prior=True)  # the ELBO is E log p(x | z) alone
+    assert abs(log_px.sum(-1).mean() + 15.36377406) < 4 * log_px.sum(-1).std() / math.sqrt(100_000)
+    assert_close(log_ratio, torch.zeros_like(log_ratio))
+
+
+def test_a_bound_taken_frame_by_frame_exceeds_the_exact_value_and_so_is_not_what_iwae_does():
+    torch.manual_seed(0)
+    log_px, log_ratio = sequence(1000, 200)
+    video = log_px + log_ratio  # (K, B, F)
+    loss, _ = Iwae()(terms(torch.zeros_like(video), log_ratio=log_ratio)._replace(log_px=log_px))
+    assert_close(-3 * loss.item(), -5.1261, atol=0.02, rtol=0)
+    assert_close((iwae_bound(video.flatten(1)).sum() / 200).item(), -4.6764, atol=0.02, rtol=0)
+
+
+def test_iwae_on_one_gaussian_has_the_known_values():
+    torch.manual_seed(0)
+    normal = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), 1.0)
+    for k, n, expected in ((2, 50_000, -1.6534737866), (5, 40_000, -1.557), (50, 4_000, -1.519)):
+        z = normal.sample((k, n))
+        bound = iwae_bound(torch.distributions.Normal(z, 1.0).log_prob(torch.ones_like(z)))  # q = p(z)
+        assert abs(bound.mean() - expected) < 4 * bound.std() / math.sqrt(n) + 5e-4, k
+    # The posterior as q: every weight is the exact value, whatever K.
+    q = torch.distributions.Normal(torch.tensor(0.5, dtype=torch.float64), math.sqrt(0.5))
+    z = q.sample((3, 4))
+    log_w = torch.distributions.Normal(z, 1.0).log_prob(torch.ones_like(z)) + normal.log_prob(z) - q.log_prob(z)
+    assert_close(iwae_bound(log_w), torch.full((4,), -1.5155121235, dtype=torch.float64))
+
+
+def samples(k: int, batch: int = 3, n_frames: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Squared errors and log-ratios (K, B, F), with gradients."""
+    generator = torch.Generator().manual_seed(k)
+    sse = torch.rand(k, batch, n_frames, dtype=torch.float64, generator=generator)
+    log_ratio = -torch.rand(k, batch, n_frames, dtype=torch.float64, generator=generator)
+    return sse.requires_grad_(), log_ratio.requires_grad_()
+
+
+def geco_iwae(tolerance=0.1, lambda_init=3.0, **options) -> GecoIwae:
+    return GecoIwae(tolerance, 0.9, 0.01, lambda_init, **options).train()
+
+
+@pytest.mark.parametrize("n_frames", [None, 4])
+@pytest.mark.parametrize("form", ["coherent", "additive"])
+@pytest.mark.parametrize("constraint_on", ["iw", "q"])
+def test_geco_iwae_with_one_sample_is_geco(form, n_frames, constraint_on):
+    sse, log_ratio = samples(1)
+    mask = torch.tensor([1.0, 1.0, 0.0, 1.0])
+    ours = geco_iwae(form=form, constraint_on=constraint_on, n_frames=n_frames)
+    plain = Geco(0.1, 0.9, 0.01, 3.0, n_frames=n_frames).train()
+    for _ in range(3):  # with a moving average that differs from this batch's value
+        results = []
+        for objective in (ours, plain):
+            loss, _ = objective(terms(sse, -log_ratio[0], mask, dims=2, log_ratio=log_ratio))
+            results.append((loss, *torch.autograd.grad(loss, [sse, log_ratio])))
+            objective.after_step()
+        assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
+        assert_close(ours.state_dict(), plain.state_dict(), rtol=1e-12, atol=1e-12)
+        sse = (sse.detach() * 0.7).requires_grad_()
+
+
+def test_geco_iwae_at_lambda_one_with_the_nll_as_cost_is_iwae():
+    sse, log_ratio = samples(5)
+    log_px = gaussian_log_prob(sse, 7, 0.3)
+    mask = torch.tensor([0.0, 1.0, 1.0, 1.0])
+    expected = Iwae()(terms(sse, mask=mask, log_ratio=log_ratio)._replace(log_px=log_px))[0]
+    for bound in (coherent_bound, additive_bound):
+        value, _ = bound(log_ratio, -log_px, torch.tensor(1.0, dtype=torch.float64), mask)
+        assert_close(-value.sum() / 9, expected, rtol=1e-12, atol=0)
+
+
+def test_the_coherent_bounds_derivative_by_lambda_is_the_weighted_cost():
+    cost, log_ratio = samples(6)
+    weight = torch.tensor([0.5, 2.0, 1.0, 3.0], dtype=torch.float64, requires_grad=True)  # one lambda per frame
+    value, log_w = coherent_bound(log_ratio, cost, weight, torch.ones(4))
+    (gradient,) = torch.autograd.grad(-value.sum(), weight)
+    assert_close(gradient, (log_w.softmax(0)[..., None] * cost).sum((0, 1)))
+
+
+def test_the_additive_form_stays_bounded_below_as_the_posterior_widens():
+    values = []
+    for variance in (1.0, 10.0, 1e2, 1e3, 1e4):  # p(z) = N(0, 1), x | z ~ N(z, 1), x = 1, lambda = 0.1
+        torch.manual_seed(0)
+        normal, q = torch.distributions.Normal(0.0, 1.0), torch.distributions.Normal(0.0, math.sqrt(variance))
+        z = q.sample((5, 20_000, 1)).double()
+        cost = -torch.distributions.Normal(z, 1.0).log_prob(torch.ones_like(z))
+        value, _ = additive_bound(normal.log_prob(z) - q.log_prob(z), cost, torch.tensor(0.1).double(), torch.ones(1))
+        values.append(-value.mean().item())
+        plain = -(iwae_bound((normal.log_prob(z) - q.log_prob(z) - cost).sum(-1)) + 0.9 * cost.mean(0)[:, 0]).mean()
+    assert min(values) == values[0] > 0 and values == sorted(values)
+    assert plain < -1000, "with unweighted samples it is not"
+
+
+def test_the_reweighted_kl_is_what_both_forms_add_to_the_weighted_cost():
+    # E_w[log p(x|z)] - L_K = E[sum w log q/p] + log K - H(w): the identity behind the additive form.
+    cost, log_ratio = samples(7)
+    log_w = (log_ratio - cost).sum(-1)
+    w = log_w.softmax(0)
+    left = -(w * cost.sum(-1)).sum(0) - iwae_bound(log_w)
+    right = -(w * log_ratio.sum(-1)).sum(0) + math.log(7) + (w * w.log()).sum(0)
+    assert_close(left, right, rtol=1e-12, atol=1e-12)
+
+
+def test_the_multiplier_follows_the_weighted_error_or_the_plain_one():
+    sse, log_ratio = samples(8)
+    moved = {}
+    for on in ("iw", "q"):
+        objective = geco_iwae(constraint_on=on, lambda_init=20.0)
+        _, numbers = objective(terms(sse, log_ratio=log_ratio, dims=1))
+        objective.after_step()
+        moved[on] = objective.constraint.item()
+    assert moved["iw"] < moved["q"] == pytest.approx(sse.mean().item() - 0.01)
+    assert moved["iw"] == pytest.approx(numbers["rmse_iw"].item() ** 2 - 0.01)
+    assert numbers["rmse"].item() ** 2 == pytest.approx(sse.mean().item())
+    assert 1 <= numbers["effective_samples"] <= 8
+
+
+@pytest.mark.parametrize("objective", [Iwae(), geco_iwae(), geco_iwae(form="additive"), geco_iwae(n_frames=4)])
+def test_masked_frames_change_no_weighted_objective(objective):
+    results = []
+    for filler in (0.0, 9.0, math.inf):
+        sse, log_ratio = (x.detach().clone() for x in samples(3))
+        sse[..., 1], log_ratio[..., 1] = filler, -filler
+        results.append(objective(terms(sse, mask=torch.tensor([1.0, 0.0, 1.0, 1.0]), log_ratio=log_ratio))[0])
+    assert_close(results[0], results[1], rtol=0, atol=0)
+    assert_close(results[0], results[2], rtol=0, atol=0)
+
+
+# ---- weights of the KL
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"kl_warmup": 4}, [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0]),
+        ({"kl_cycle": 4}, [0.0, 0.5, 1.0, 1.0, 0.0, 0.5, 1.0]),
+        ({}, [1.0] * 7),
+    ],
+)
+def test_the_kls_weight_rises_once_or_in_cycles(options, expected):
+    objective, weights = build_objective(ObjectiveConfig(beta=3.0, **options), n_frames=3, dims=4), []
+    for _ in expected:
+        loss, _ = objective(terms(torch.zeros(1, 3).double(), torch.ones(1, 3).double()))
+        weights.append((loss - 0.5 * math.log(2 * math.pi)).item() / 3)
+        objective.after_step()
+    assert weights == pytest.approx(expected)
+
+
+def test_free_bits_charge_each_latent_at_least_their_amount_and_leave_the_reported_elbo_alone():
+    kl = torch.tensor([[[0.1, 2.0, 0.0], [0.3, 1.0, 0.0]]], dtype=torch.float64)  # (B, F, Z)
+    objective = build_objective(ObjectiveConfig(free_bits=0.5), n_frames=2, dims=4)
+    sse = torch.zeros(1, 2, dtype=torch.float64)
+    loss, numbers = objective(terms(sse, kl))
+    plain, expected = Elbo(1.0)(terms(sse, kl))
+    assert_close(loss - plain, torch.tensor(0.5 - 0.2 + 0.5, dtype=torch.float64))
+    assert_close(numbers["elbo_nats_per_frame"], expected["elbo_nats_per_frame"])

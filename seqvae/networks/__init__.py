@@ -17,9 +17,11 @@ def build_encoder(name: str, image_size: int, channels: int, g_dim: int, width: 
     return _entry(name, image_size)[0](image_size, channels, g_dim, width, norm)
 
 
-def build_decoder(name: str, image_size: int, channels: int, g_dim: int, width: int, norm: str) -> nn.Module:
-    """Decoder feature (B, g_dim) and skips -> (B, channels, S, S), no output nonlinearity."""
-    return _entry(name, image_size)[1](image_size, channels, g_dim, width, norm)
+def build_decoder(
+    name: str, image_size: int, channels: int, g_dim: int, width: int, norm: str, with_skips: bool = True
+) -> nn.Module:
+    """Decoder feature (B, g_dim) and skips, if it has them -> (B, channels, S, S), no output nonlinearity."""
+    return _entry(name, image_size)[1](image_size, channels, g_dim, width, norm, with_skips)
 
 
 def _entry(name: str, image_size: int) -> tuple[type[nn.Module], type[nn.Module]]:

@@ -47,20 +47,22 @@ class DCGANEncoder(nn.Module):
 
 
 class DCGANDecoder(nn.Module):
-    """Features (B, G) and skips -> likelihood parameters (B, C, S, S).
+    """Features (B, G) and skips -> likelihood parameters (B, C, S, S); without skips a plain DCGAN generator.
 
     Each level is a transposed convolution of concat(d, skip). It is linear, so it is computed as conv_d(d) +
     conv_s(skip), and conv_s runs once per distinct skip frame (`skip_halves`), however many frames share it.
     """
 
-    def __init__(self, image_size: int, channels: int, g_dim: int, width: int, norm: str) -> None:
+    def __init__(
+        self, image_size: int, channels: int, g_dim: int, width: int, norm: str, with_skips: bool = True
+    ) -> None:
         super().__init__()
-        widths = level_channels(image_size, width)[::-1]  # coarse to fine
+        widths, inputs = level_channels(image_size, width)[::-1], 2 if with_skips else 1  # coarse to fine
         self.head = nn.Sequential(
             nn.ConvTranspose2d(g_dim, widths[0], 4), build_norm(norm, widths[0]), nn.LeakyReLU(LEAK, inplace=True)
         )
         self.levels = nn.ModuleList(
-            nn.ConvTranspose2d(2 * c_in, c_out, 4, 2, 1) for c_in, c_out in zip(widths, [*widths[1:], channels])
+            nn.ConvTranspose2d(inputs * c_in, c_out, 4, 2, 1) for c_in, c_out in zip(widths, [*widths[1:], channels])
         )
         self.norms = nn.ModuleList(
             nn.Sequential(build_norm(norm, c_out), nn.LeakyReLU(LEAK, inplace=True)) for c_out in widths[1:]
@@ -73,14 +75,19 @@ class DCGANDecoder(nn.Module):
             for conv, skip in zip(self.levels, skips[::-1])
         ]
 
-    def forward(self, g: Tensor, halves: list[Tensor]) -> Tensor:
+    def forward(self, g: Tensor, halves: list[Tensor] | None = None) -> Tensor:
         """
         Args:
             g: (B, G).
-            halves: of `skip_halves`, for B frames or for B / N of them that N equal runs of g share.
+            halves: of `skip_halves`, for B frames or for B / N of them that N equal runs of g share; None: no skips.
         """
-        n_runs = g.shape[0] // halves[0].shape[0]  # not -1 below: compiled, torch 2.15 then returns a single run
         d = self.head(g[:, :, None, None])  # (B, W', 4, 4)
+        if halves is None:
+            for i, conv in enumerate(self.levels):
+                d = conv(d)
+                d = self.norms[i](d) if i < len(self.norms) else d
+            return d
+        n_runs = g.shape[0] // halves[0].shape[0]  # not -1 below: compiled, torch 2.15 then returns a single run
         for i, (conv, half) in enumerate(zip(self.levels, halves)):
             d = F.conv_transpose2d(d, conv.weight[: d.shape[1]], stride=2, padding=1)
             d = d + half if n_runs == 1 else (d.unflatten(0, (n_runs, half.shape[0])) + half).flatten(0, 1)

@@ -1,155 +1,17 @@
-"""What training minimises, from per-frame log-likelihoods, KLs and squared errors.
-
-Shapes: B videos, F = T - 1 predicted frames. Units: nats per frame, averaged once over the masked frames of the batch;
-squared errors are summed over the D = C H W pixels in [0, 1]. State lives in float64 buffers.
-"""
+"""Minimise KL subject to a reconstruction error: GECO, and GECO with importance weights. State in float64 buffers."""
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Literal
 
 import torch
-from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from seqvae.likelihoods.gaussian import gaussian_log_prob
+from seqvae.objectives.base import Numbers, Terms, effective_samples, iwae_bound, masked_mean, report, sum_frames
+from seqvae.objectives.base import n_frames as count_frames
 
-ObjectiveName = Literal["elbo", "geco"]
-# The fields each objective reads, with their defaults; REQUIRED has none. Anything else that is set is refused.
-REQUIRED = object()
-FIELDS_OF: dict[str, dict[str, object]] = {
-    "elbo": {"beta": 1.0, "svg_beta": None},
-    "geco": {
-        "tolerance": REQUIRED,
-        "decay": 0.99,
-        "step_size": 1e-3,
-        "per_frame": False,
-        "lambda_init": None,
-        "lambda_warmup": 0,
-    },
-}
 LAMBDA_RANGE = 1e6  # log lambda stays within +-ln(1e6) of its start: the anti-windup
-MIN_TOLERANCE = 1e-6
 NEAR = 0.1025  # a moving average of MSE within 10.25 % of tolerance^2 is an RMSE within 5 % of the tolerance
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """How rate (KL) and distortion (reconstruction) are weighed. Unset fields take their objective's default."""
-
-    name: ObjectiveName = "elbo"  # elbo: -log p + beta KL; geco: KL subject to reconstruction RMSE <= tolerance
-    loss_on: Literal["all", "future"] = "all"  # frames that count: all predicted ones (as SVG), or those after n_past
-    beta: float | None = None  # elbo: weight of the KL in nats, 1 unless set; other than 1 only with a fixed sigma
-    svg_beta: float | None = None  # elbo: SVG's beta on pixel-mean squared error (1e-4 in the paper), instead of beta
-    tolerance: float | None = None  # geco: per-pixel RMSE to reach, pixels in [0, 1]; no default, it decides the result
-    decay: float | None = None  # geco: of the constraint's moving average, per step; 0.99
-    step_size: float | None = None  # geco: largest change of log(lambda) per step; 1e-3. Keep it <= 0.3 (1 - decay)
-    per_frame: bool | None = None  # geco: one multiplier per predicted frame instead of one for all; False
-    lambda_init: float | None = None  # geco: first weight of the squared error summed over pixels; 1 / (2 tolerance^2)
-    lambda_warmup: int | None = None  # geco: steps for which lambda is held at its first value; 0
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    def __post_init__(self) -> None:
-        used = FIELDS_OF[self.name]
-        for field in fields(self):
-            if field.name in ("name", "loss_on"):
-                continue
-            flag, value = f"objective.{field.name.replace('_', '-')}", getattr(self, field.name)
-            if field.name not in used and value is not None:
-                owner = next(name for name, names in FIELDS_OF.items() if field.name in names)
-                raise ValueError(f"{flag} is not used by objective {self.name} but by {owner}; drop it (or pass None)")
-            if used.get(field.name) is REQUIRED and value is None:
-                raise ValueError(f"{flag} is required by objective {self.name}: there is no value that suits all data")
-        for name in ("beta", "svg_beta", "tolerance", "step_size", "lambda_init"):
-            value = getattr(self, name)
-            minimum_allowed = name in ("beta", "svg_beta")
-            if value is not None and not (value > 0 or (minimum_allowed and value == 0)) or value == math.inf:
-                bound = ">= 0" if minimum_allowed else "> 0"
-                raise ValueError(f"objective.{name.replace('_', '-')} must be finite and {bound}, got {value}")
-        if self.tolerance is not None and self.tolerance < MIN_TOLERANCE:
-            raise ValueError(f"objective.tolerance is {self.tolerance}; an RMSE below {MIN_TOLERANCE} is no picture's")
-        if self.beta is not None and self.svg_beta is not None:
-            raise ValueError("objective.beta and objective.svg-beta are two units of one weight; give one of them")
-        if self.decay is not None and not 0 <= self.decay < 1:
-            raise ValueError(f"objective.decay must be in [0, 1), got {self.decay}")
-        if self.lambda_warmup is not None and self.lambda_warmup < 0:
-            raise ValueError(f"objective.lambda-warmup must be >= 0 steps, got {self.lambda_warmup}")
-
-    def resolved(self) -> "ObjectiveConfig":
-        """The same with this objective's defaults filled in; beta and svg_beta stay as given."""
-        defaults = {name: value for name, value in FIELDS_OF[self.name].items() if value is not REQUIRED}
-        unset = {name: value for name, value in defaults.items() if getattr(self, name) is None}
-        if self.svg_beta is not None:
-            del unset["beta"]
-        if self.name == "geco" and "lambda_init" in unset:
-            unset["lambda_init"] = 1 / (2 * self.tolerance**2)
-        return replace(self, **unset)
-
-
-class Terms(NamedTuple):
-    """Per-frame terms of a batch, (B, F) float64 each, and what they were summed over."""
-
-    log_px: Tensor  # nats, of the model's likelihood
-    kl: Tensor  # nats, >= 0
-    sse: Tensor  # squared error of the mean, summed over pixels
-    mask: Tensor  # (F,) or (B, F): 1 for the frames that count
-    dims: int  # D = C H W
-
-
-Numbers = dict[str, Tensor]
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of (B, F) values over the frames whose mask is 1: the one place where terms are averaged."""
-    weight = mask.to(values).expand_as(values)
-    return torch.where(weight > 0, weight * values, 0.0).sum() / weight.sum()
-
-
-def beta_from_svg(svg_beta: float, dims: int, sigma: float = 1.0) -> float:
-    """SVG's beta, on pixel-mean squared error, as a weight of the KL in nats beside -log p of a Gaussian.
-
-    MSE + b KL, times D / (2 sigma^2), is SSE / (2 sigma^2) + b D / (2 sigma^2) KL.
-    """
-    return svg_beta * dims / (2 * sigma**2)
-
-
-def bits_per_dim(elbo: Tensor | float, dims: int) -> Tensor | float:
-    """Bound in nats per frame -> bits per pixel and channel, for pixels k / 255: a density's, no bound on the bytes."""
-    return -elbo / (dims * math.log(2)) + math.log2(255)
-
-
-def report(terms: Terms, log_px: Tensor, loss: Tensor) -> Numbers:
-    """The numbers that every objective logs, detached; `log_px` (B, F) is the one that the ELBO is reported with."""
-    kl, elbo = masked_mean(terms.kl, terms.mask), masked_mean(log_px - terms.kl, terms.mask)
-    numbers = {
-        "loss": loss,
-        "rmse": (masked_mean(terms.sse, terms.mask) / terms.dims).sqrt(),
-        "kl_nats_per_frame": kl,
-        "elbo_nats_per_frame": elbo,
-        "bits_per_dim": bits_per_dim(elbo, terms.dims),
-    }
-    return {name: value.detach() for name, value in numbers.items()}
-
-
-class Elbo(nn.Module):
-    """-log p(x | z) + beta KL. beta = 1 is minus the ELBO; any other beta is not a bound (Higgins et al. 2017)."""
-
-    def __init__(self, beta: float) -> None:
-        super().__init__()
-        self.beta = beta
-
-    def forward(self, terms: Terms) -> tuple[Tensor, Numbers]:
-        """Returns the loss, nats per frame, and the numbers to log."""
-        loss = masked_mean(self.beta * terms.kl - terms.log_px, terms.mask)
-        return loss, report(terms, terms.log_px, loss)
-
-    def status(self) -> Numbers:
-        """Nothing: it has no state."""
-        return {}
-
-    def after_step(self) -> None:
-        pass
 
 
 class Geco(nn.Module):
@@ -183,10 +45,18 @@ class Geco(nn.Module):
 
     def forward(self, terms: Terms) -> tuple[Tensor, Numbers]:
         """Returns the loss, nats per frame, and the numbers to log. State moves in `after_step` alone."""
+        now, average, count = self._constraint(terms, terms.sse[0])
+        straight_through = now + (average - now).detach()  # value of the average, gradient of this batch
+        penalty = self._penalty(straight_through, count, terms)
+        loss = masked_mean(terms.kl.sum(-1), terms.mask) + penalty
+        return loss, self._report(terms, average, loss)
+
+    def _constraint(self, terms: Terms, sse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """C of this batch from (B, F) squared errors, its moving average and the frames in it: scalars, or (F,)."""
         per_frame = self.log_lambda.ndim == 1
-        weight = terms.mask.to(terms.sse).expand_as(terms.sse)
+        weight = terms.mask.to(sse).expand_as(sse)
         count = weight.sum(0) if per_frame else weight.sum()
-        violation = torch.where(weight > 0, weight * (terms.sse / terms.dims - self.tolerance**2), 0.0)
+        violation = torch.where(weight > 0, weight * (sse / terms.dims - self.tolerance**2), 0.0)
         now = (violation.sum(0) if per_frame else violation.sum()) / count.clamp(min=1)
 
         average = self.decay * self.constraint + (1 - self.decay) * now.detach()
@@ -194,13 +64,16 @@ class Geco(nn.Module):
         average = torch.where(count > 0, average, self.constraint)  # a frame nobody saw stays where it was
         if self.training:
             self._pending = (average, count > 0)
+        return now, average, count
 
-        straight_through = now + (average - now).detach()  # value of the average, gradient of this batch
-        penalty = (count * self.log_lambda.exp() * terms.dims * straight_through).sum() / weight.sum()
-        loss = masked_mean(terms.kl, terms.mask) + penalty
-        # GECO has no sigma; its ELBO is quoted at the one that its own squared errors call for.
+    def _penalty(self, constraint: Tensor, count: Tensor, terms: Terms) -> Tensor:
+        """lambda D C per masked frame."""
+        return (count * self.log_lambda.exp() * terms.dims * constraint).sum() / count_frames(terms)
+
+    def _report(self, terms: Terms, average: Tensor, loss: Tensor) -> Numbers:
+        """GECO has no sigma; its ELBO is quoted at the one that its own squared errors call for."""
         mse = (average + self.tolerance**2).clamp(min=1e-12)
-        return loss, report(terms, gaussian_log_prob(terms.sse, terms.dims, mse), loss)
+        return report(terms, gaussian_log_prob(terms.sse, terms.dims, mse), loss)
 
     def status(self) -> Numbers:
         """lambda, the moving average of MSE - tolerance^2, and 2 lambda MSE: scalars, or (F,) with one per frame."""
@@ -227,26 +100,79 @@ class Geco(nn.Module):
         at_limit = self.log_lambda >= self.center + math.log(LAMBDA_RANGE) - 1e-9
         return "infeasible" if (at_limit & (self.constraint > 0)).any() else "not yet"
 
+    def rmse(self) -> Tensor:
+        """Per-pixel error that the moving average amounts to, of the worst frame with one multiplier per frame."""
+        return (self.constraint + self.tolerance**2).clamp(min=0).sqrt().max()
 
-def build_objective(cfg: ObjectiveConfig, *, n_frames: int, dims: int, sigma: float = 1.0) -> Elbo | Geco:
+    def summary(self) -> str:
+        """The verdict in words, and how far from a calibrated decoder the solution is."""
+        calibration = self.status()["geco/calibration"].max().item()
+        words = {"met": "met", "not yet": "not yet met", "infeasible": "infeasible at this capacity"}[self.verdict()]
+        return (
+            f"RMSE {self.rmse().item():.4f} for a tolerance of {self.tolerance}: {words}; 2 lambda MSE is "
+            f"{calibration:.3g} (1: also the ELBO's optimum, more: reconstruction weighs more than there)"
+        )
+
+
+class GecoIwae(Geco):
+    """GECO over K importance samples; with K = 1 it is GECO with the KL's one-sample estimate.
+
+    `coherent`: -log 1/K sum_k p(z_k) / q(z_k) exp(-sum_t lambda_t D C_kt), the importance-weighted bound of GECO's own
+    Lagrangian: its derivative by lambda is the constraint under the samples' weights, and with lambda = 1 and
+    C = -log p(x | z) / D it is IWAE.
+    `additive`: (lambda - 1) sum_k w_k D C_k - L_K, the form in which GECO + IWAE circulates, made sound: weights w and
+    bound L_K at lambda = 1, and gradients through w (without them it is unbounded below for lambda < 1).
+
+    The multiplier follows the constraint under the weights (`iw`) or under plain posterior samples (`q`), which is
+    larger: a tolerance met by `iw` may be missed by an ordinary reconstruction.
     """
+
+    def __init__(
+        self,
+        *args,
+        form: Literal["coherent", "additive"] = "coherent",
+        constraint_on: Literal["iw", "q"] = "iw",
+        **options,
+    ) -> None:
+        super().__init__(*args, **options)
+        self.form, self.constraint_on = form, constraint_on
+
+    def forward(self, terms: Terms) -> tuple[Tensor, Numbers]:
+        """Returns the loss, nats per frame, and the numbers to log. State moves in `after_step` alone."""
+        excess = terms.sse - terms.dims * self.tolerance**2  # (K, B, F) nats at lambda = 1
+        bound = coherent_bound if self.form == "coherent" else additive_bound
+        value, log_w = bound(terms.log_ratio, excess, self.log_lambda.exp(), terms.mask)
+        loss = -value.sum() / count_frames(terms)
+
+        weights = log_w.detach().softmax(0)[..., None]  # (K, B, 1)
+        weighted = (weights * terms.sse.detach()).sum(0)
+        chosen = weighted if self.constraint_on == "iw" else terms.sse.detach().mean(0)
+        now, average, count = self._constraint(terms, chosen)
+        loss = loss + self._penalty(average - now, count, terms)  # a constant: as GECO's, the value is the average's
+        return loss, self._report(terms, average, loss) | {
+            "rmse_iw": (masked_mean(weighted, terms.mask) / terms.dims).sqrt(),
+            "effective_samples": effective_samples(log_w.detach()).mean(),
+        }
+
+
+def coherent_bound(log_ratio: Tensor, cost: Tensor, weight: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """log 1/K sum_k exp(sum_t log_ratio - weight cost).
+
     Args:
-        cfg: checked and resolved settings.
-        n_frames: F, predicted frames of a training clip.
-        dims: D = C H W.
-        sigma: of the fixed-sigma likelihood, for converting svg_beta.
+        log_ratio: (K, B, F) log p(z) - log q(z).
+        cost: (K, B, F), in any unit.
+        weight: of the cost, scalar or (F,).
+        mask: (F,) or (B, F).
+
+    Returns:
+        (B,) nats per video, larger is better, and the log-weights (K, B).
     """
-    cfg = cfg.resolved()
-    if cfg.name == "elbo":
-        return Elbo(cfg.beta if cfg.svg_beta is None else beta_from_svg(cfg.svg_beta, dims, sigma))
-    return Geco(
-        tolerance=cfg.tolerance,
-        decay=cfg.decay,
-        step_size=cfg.step_size,
-        lambda_init=cfg.lambda_init,
-        lambda_warmup=cfg.lambda_warmup,
-        n_frames=n_frames if cfg.per_frame else None,
-    )
+    log_w = sum_frames(log_ratio - weight * cost, mask)
+    return iwae_bound(log_w), log_w
 
 
-assert tuple(FIELDS_OF) == get_args(ObjectiveName)
+def additive_bound(log_ratio: Tensor, cost: Tensor, weight: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """L_K - (weight - 1) sum_k w_k cost_k with w and L_K of the log-weights log_ratio - cost; as `coherent_bound`."""
+    log_w = sum_frames(log_ratio - cost, mask)
+    rest = sum_frames((weight - 1) * cost, mask)
+    return iwae_bound(log_w) - (log_w.softmax(0) * rest).sum(0), log_w

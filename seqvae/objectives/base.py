@@ -1,0 +1,88 @@
+"""What every objective is made from: per-frame terms, their one average, the importance-weighted bound, the report.
+
+Shapes: K importance samples, B videos, F predicted frames, Z latents. Units: nats per frame, averaged once over the
+masked frames of the batch; squared errors are summed over the D = C H W pixels in [0, 1].
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Numbers = dict[str, Tensor]
+
+
+class Terms(NamedTuple):
+    """Terms of a batch, float64, and what they were summed over. K = 1 unless the objective weighs several samples."""
+
+    log_px: Tensor  # (K, B, F) nats: what the likelihood trains on
+    log_density: Tensor  # (K, B, F) nats: a normalised log p(x | z), which bounds are quoted with; mostly log_px itself
+    log_ratio: Tensor  # (K, B, F) nats: log p(z) - log q(z) of the sampled z
+    kl: Tensor  # (B, F, Z) nats per latent, >= 0, in closed form
+    sse: Tensor  # (K, B, F) squared error of the mean, summed over pixels
+    mask: Tensor  # (F,) or (B, F): 1 for the frames that count
+    dims: int  # D = C H W
+    bits_offset: float  # of the likelihood, see likelihoods.base.bits_offset
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of (..., B, F) values over the frames whose mask is 1: the one place where terms are averaged."""
+    weight = mask.to(values).expand_as(values)
+    return torch.where(weight > 0, weight * values, 0.0).sum() / weight.sum()
+
+
+def sum_frames(values: Tensor, mask: Tensor) -> Tensor:
+    """(K, B, F) -> (K, B): sum over the frames whose mask is 1."""
+    weight = mask.to(values).expand_as(values)
+    return torch.where(weight > 0, weight * values, 0.0).sum(-1)
+
+
+def n_frames(terms: Terms) -> Tensor:
+    """Masked frames of the batch, by which a sum over videos is divided."""
+    return terms.mask.to(terms.sse).expand(terms.sse.shape[1:]).sum()
+
+
+def iwae_bound(log_w: Tensor) -> Tensor:
+    """Importance-weighted bound on log p(x); the ELBO's one-sample estimate when K = 1.
+
+    Args:
+        log_w: (K, B) log p(x, z_k) - log q(z_k | x), summed over the whole video: a bound taken frame by frame is one
+            on another density, and can exceed log p(x).
+
+    Returns:
+        (B,) nats per video, larger is better. The loss is -bound.mean().
+
+    Source: Burda et al. 2016, arXiv:1509.00519, Section 3.
+    """
+    return torch.logsumexp(log_w, dim=0) - math.log(log_w.shape[0])
+
+
+def effective_samples(log_w: Tensor) -> Tensor:
+    """(K, B) -> (B,): 1 / sum of squared normalised weights, 1 when one sample has all the weight, K when all share."""
+    return 1 / log_w.softmax(0).square().sum(0)
+
+
+def bits_per_dim(elbo: Tensor | float, dims: int, offset: float) -> Tensor | float:
+    """Bound in nats per frame -> bits per pixel and channel; `offset` is 0 for probabilities of bytes."""
+    return -elbo / (dims * math.log(2)) + offset
+
+
+def report(terms: Terms, log_density: Tensor, loss: Tensor) -> Numbers:
+    """The numbers that every objective logs, detached; `log_density` (K, B, F) is what its bounds are quoted with.
+
+    The ELBO is the plain one, its KL weighed by 1, whatever the loss is.
+    """
+    kl = terms.kl.sum(-1)
+    elbo = masked_mean(log_density.mean(0) - kl, terms.mask)
+    numbers = {
+        "loss": loss,
+        "rmse": (masked_mean(terms.sse, terms.mask) / terms.dims).sqrt(),
+        "kl_nats_per_frame": masked_mean(kl, terms.mask),
+        "elbo_nats_per_frame": elbo,
+        "bits_per_dim": bits_per_dim(elbo, terms.dims, terms.bits_offset),
+    }
+    if len(terms.sse) > 1:
+        log_w = sum_frames(log_density + terms.log_ratio, terms.mask)
+        numbers["iwae_nats_per_frame"] = iwae_bound(log_w).sum() / n_frames(terms)
+    return {name: value.detach() for name, value in numbers.items()}
