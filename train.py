@@ -3,6 +3,7 @@
     python train.py demo                                      a few CPU minutes, nothing to download
     python train.py smmnist-geco --data.root data             Moving MNIST, GECO
     python train.py smmnist-sigma --optim.batch-size 32       every setting is a flag; train.py PRESET --help lists them
+    python train.py mnist-geco --data.root data               single images, for the papers' tables
     python train.py smmnist-geco --dry-run                    settings, sizes and cost, without training
 
 The same command again goes on where the run folder (runs/PRESET, or --run-dir) ends.
@@ -24,8 +25,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import seqvae
 from datasets import dataset_options, load_dataset
-from seqvae.config import PRESETS, RunConfig, build_model, differences, read_config, to_json
-from seqvae.objectives import build_objective
+from seqvae.config import RunConfig, build_model, differences, read_config, to_json
+from seqvae.objectives import Geco, build_objective
+from seqvae.presets import PRESETS
 from seqvae.training import checkpoint
 from seqvae.training.checkpoint import write_atomically
 from seqvae.training.logger import LoggingFailed
@@ -107,12 +109,12 @@ def prepare(cfg: RunConfig) -> tuple[Trainer, Dataset, Dataset]:
         print(note or f"going on from {run_dir}, step {trainer.step}")
     elif cfg.init_from is not None:
         init_from(trainer, Path(cfg.init_from))
-    if cfg.objective.name == "geco":
+    if "geco" in cfg.objective.name:
         objective, dims = cfg.objective, train_clips.channels * data.image_size**2
         squared = objective.tolerance**2
         print(
-            f"geco: tolerance {objective.tolerance} RMSE per pixel, squared {squared:.3g}, summed over {dims} pixels "
-            f"{dims * squared:.4g}; first lambda {objective.lambda_init:.4g}"
+            f"{objective.name}: tolerance {objective.tolerance} RMSE per pixel, squared {squared:.3g}, "
+            f"summed over {dims} pixels {dims * squared:.4g}; first lambda {objective.lambda_init:.4g}"
         )
     return trainer, train_clips, valid_clips
 
@@ -122,7 +124,7 @@ def build_trainer(cfg: RunConfig, channels: int, device: torch.device) -> Traine
     model = build_model(cfg, channels)
     objective = build_objective(
         cfg.objective,
-        n_frames=cfg.data.seq_len - 1,
+        n_frames=cfg.data.n_drawn,
         dims=channels * cfg.data.image_size**2,
         sigma=cfg.likelihood.sigma or 1.0,
     )
@@ -180,7 +182,7 @@ def dry_run(cfg: RunConfig) -> None:
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     video = torch.rand(1, data.seq_len, clips.channels, data.image_size, data.image_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(video, torch.randn(1, data.seq_len - 1, model.z_dim))
+        model.eval()(video, torch.randn(cfg.objective.n_importance or 1, 1, data.n_drawn, model.z_dim))
     flops = 3 * cfg.optim.batch_size * counter.get_total_flops()  # the backward pass costs twice the forward one
     n_weights = sum(sizes.values())
     megabytes = 16 * n_weights / 1e6  # weight, gradient and Adam's two moments, 4 bytes each
@@ -196,9 +198,8 @@ def dry_run(cfg: RunConfig) -> None:
 def ending(trainer: Trainer) -> list[str]:
     """The verdict, in words."""
     objective = trainer.objective
-    if trainer.cfg.objective.name == "geco":
-        rmse = (objective.constraint + objective.tolerance**2).clamp(min=0).sqrt().max().item()
-        return [f"geco: RMSE {rmse:.4f} for a tolerance of {objective.tolerance}: {objective.verdict()}"]
+    if isinstance(objective, Geco):
+        return [f"{trainer.cfg.objective.name}: {objective.summary()}"]
     return []
 
 

@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from seqvae.likelihoods import WITH_SIGMA, LikelihoodConfig, build_likelihood
+from seqvae.image_model import ImageVAE
+from seqvae.likelihoods import ANALYTIC, WITH_SIGMA, LikelihoodConfig, build_likelihood
 from seqvae.model import ModelConfig, SequenceVAE
 from seqvae.networks import IMAGE_SIZES
 from seqvae.objectives import ObjectiveConfig
@@ -25,12 +26,12 @@ MAX_SEED = 2**32
 class DataConfig:
     """Which videos, and how they are cut. Unset options take the dataset's default."""
 
-    name: Literal["digits", "moving_mnist"] = (
-        "digits"  # digits: drawn here, nothing to download; moving_mnist: real ones
+    name: Literal["digits", "moving_mnist", "mnist", "cifar10"] = (
+        "digits"  # digits: drawn here, nothing to download; moving_mnist: real ones; mnist, cifar10: single images
     )
-    root: str | None = None  # moving_mnist: folder of the downloaded files; data
-    n_past: int = 5  # frames to condition on
-    n_future: int = 10  # frames to predict in training
+    root: str | None = None  # all but digits: folder of the downloaded files; data
+    n_past: int = 5  # frames to condition on; 0 for images
+    n_future: int = 10  # frames to predict in training; 1 for images
     image_size: int = 64  # 32, 64 or 128 pixels
     seed: int = 0  # clip i of a split is a function of (seed, split, i) alone
     glyphs: Literal["mnist", "drawn"] | None = None  # moving_mnist: where the digits come from; mnist
@@ -39,11 +40,20 @@ class DataConfig:
     deterministic: bool | None = None  # keep the speed at a bounce instead of drawing a new one; False
     min_speed: int | None = None  # smallest |dx| and |dy|, pixels per frame; 0
     max_speed: int | None = None  # largest |dx| and |dy|, pixels per frame; 4
+    source: Literal["torchvision", "jpeg"] | None = None  # cifar10: the published files, or a lossy copy; torchvision
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
-        if self.n_past < 1:
+        if self.images:
+            if (self.n_past, self.n_future) != (0, 1):
+                raise ValueError(
+                    f"{self.name} holds single images, not videos of data.n-past {self.n_past} and data.n-future "
+                    f"{self.n_future} frames; pass --data.n-past 0 --data.n-future 1"
+                )
+            if self.seed != 0:
+                raise ValueError(f"data.seed is not used by {self.name}, whose images are fixed; drop it")
+        elif self.n_past < 1:
             raise ValueError(f"data.n-past must be >= 1 frame to condition on, got {self.n_past}")
         if self.n_future < 1:
             raise ValueError(
@@ -61,13 +71,23 @@ class DataConfig:
 
     def options(self) -> dict[str, object]:
         """The dataset's own options, those that were set."""
-        names = ("glyphs", "digit_size", "n_digits", "deterministic", "min_speed", "max_speed")
+        names = ("glyphs", "digit_size", "n_digits", "deterministic", "min_speed", "max_speed", "source")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def arguments(self) -> dict[str, object]:
         """Of datasets.load_dataset, all but the split."""
         whole = {"name": self.name, "root": self.root, "seq_len": self.seq_len}
         return whole | {"image_size": self.image_size, "seed": self.seed} | self.options()
+
+    @property
+    def images(self) -> bool:
+        """Whether clips are single images: no context, no recurrence."""
+        return self.name in ("mnist", "cifar10")
+
+    @property
+    def n_drawn(self) -> int:
+        """F, frames of a training clip that the model draws: all but the first, or the image itself."""
+        return self.seq_len - (not self.images)
 
     @property
     def seq_len(self) -> int:
@@ -172,19 +192,28 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         objective, likelihood = self.objective, self.likelihood
-        if objective.name == "geco":
+        if self.data.images:
+            self.model.check_for_images()
+            if objective.loss_on == "future":
+                raise ValueError("objective.loss-on future needs context frames, and an image has none; pass all")
+        if objective.name != "elbo" and self.model.prior == "none":
+            raise ValueError(
+                f"objective {objective.name} weighs latents, and model.prior none has none; use objective.name elbo"
+            )
+        if objective.name == "iwae" and likelihood.name in ANALYTIC:
+            raise ValueError(
+                f"objective iwae weighs samples under one density, and {likelihood.name} takes its sigma from the "
+                "samples themselves; use likelihood.name shared-sigma"
+            )
+        if objective.name in ("geco", "geco-iwae"):
             if likelihood.name != "gaussian":
                 raise ValueError(
-                    f"objective geco bounds a squared error: use likelihood.name gaussian, not {likelihood.name}"
+                    f"objective {objective.name} bounds a squared error: use likelihood.name gaussian, "
+                    f"not {likelihood.name}"
                 )
-            if likelihood.sigma is not None:
-                raise ValueError(
-                    "likelihood.sigma is not used by objective geco, its multiplier takes sigma's place; drop it"
-                )
-            if self.model.prior == "none":
-                raise ValueError(
-                    "objective geco weighs a KL, and model.prior none has no latent; use objective.name elbo"
-                )
+            for name, why in (("sigma", "its multiplier takes sigma's place"), ("dequantise", "it has no density")):
+                if getattr(likelihood, name):
+                    raise ValueError(f"likelihood.{name} is not used by objective {objective.name}, {why}; drop it")
         elif likelihood.name != "gaussian":
             for name in ("beta", "svg_beta"):
                 if getattr(objective, name) not in (None, 1.0):
@@ -192,25 +221,33 @@ class RunConfig:
                         f"objective.{name.replace('_', '-')} goes with likelihood.name gaussian: {likelihood.name} "
                         "calibrates itself, its KL weighs 1; drop it (or pass None)"
                     )
-        if self.model.prior == "none" and (objective.svg_beta is not None or objective.beta not in (None, 1.0)):
-            raise ValueError("objective.beta weighs a KL, and model.prior none has no latent; drop it (or pass None)")
+        if self.model.prior == "none":
+            for name in ("beta", "svg_beta", "kl_warmup", "kl_cycle", "free_bits"):
+                if getattr(objective, name) not in (None, 0, 1.0):
+                    flag = f"objective.{name.replace('_', '-')}"
+                    raise ValueError(f"{flag} weighs a KL, and model.prior none has no latent; drop it (or pass None)")
 
     def resolved(self) -> "RunConfig":
         """The same with every default that depends on another field written out (the dataset's own: train.py)."""
         likelihood = self.likelihood
-        if likelihood.name in WITH_SIGMA and likelihood.sigma is None and self.objective.name != "geco":
+        if likelihood.name in WITH_SIGMA and likelihood.sigma is None and "geco" not in self.objective.name:
             likelihood = dataclasses.replace(likelihood, sigma=1.0)
         return dataclasses.replace(
-            self, model=self.model.resolved(), likelihood=likelihood, objective=self.objective.resolved()
+            self,
+            model=self.model.resolved(self.data.images),
+            likelihood=likelihood.resolved(),
+            objective=self.objective.resolved(),
         )
 
 
-def build_model(cfg: RunConfig, channels: int) -> SequenceVAE:
+def build_model(cfg: RunConfig, channels: int) -> SequenceVAE | ImageVAE:
     """The model of a run, with the weights that run.seed gives it; `channels` is the dataset's."""
     torch.manual_seed(cfg.run.seed)
-    options = {} if cfg.likelihood.sigma is None else {"sigma": cfg.likelihood.sigma}
-    likelihood = build_likelihood(cfg.likelihood.name, channels, **options)
-    return SequenceVAE(cfg.model, likelihood, image_size=cfg.data.image_size, channels=channels, n_past=cfg.data.n_past)
+    likelihood = build_likelihood(cfg.likelihood.name, channels, **cfg.likelihood.options())
+    sizes = {"image_size": cfg.data.image_size, "channels": channels}
+    if cfg.data.images:
+        return ImageVAE(cfg.model, likelihood, **sizes)
+    return SequenceVAE(cfg.model, likelihood, **sizes, n_past=cfg.data.n_past)
 
 
 # May differ when a run goes on: how long (which stretches a cosine schedule), how often, where.
@@ -264,40 +301,3 @@ def _flat(tree: dict[str, object], prefix: str = "") -> dict[str, object]:
     for name, value in tree.items():
         leaves |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return leaves
-
-
-_SMMNIST = DataConfig(name="moving_mnist")
-_GAUSSIAN = LikelihoodConfig(name="gaussian")
-
-# What a preset is for, and what it sets. The demo's numbers were chosen on two CPU cores (benchmarks/results/).
-PRESETS: dict[str, tuple[str, RunConfig]] = {
-    "demo": (
-        "a few CPU minutes on drawn digits: GECO at 32 px",
-        RunConfig(
-            data=DataConfig(name="digits", image_size=32, digit_size=16, deterministic=True, min_speed=2, max_speed=3),
-            model=ModelConfig(width=16, z_dim=8, g_dim=64, rnn_size=128),
-            likelihood=_GAUSSIAN,
-            objective=ObjectiveConfig(name="geco", tolerance=0.07, lambda_warmup=1_000, step_size=2e-3),
-            optim=OptimConfig(steps=2_500, batch_size=32, schedule="cosine", warmup=50),
-            compute=ComputeConfig(amp="off", compile="off", workers=0),
-            run=RunSettings(sample_every=500, checkpoint_every=250, n_valid=64),
-        ),
-    ),
-    "smmnist-geco": (
-        "stochastic Moving MNIST, GECO: per-pixel RMSE 0.06",
-        RunConfig(
-            data=_SMMNIST,
-            likelihood=_GAUSSIAN,
-            objective=ObjectiveConfig(name="geco", tolerance=0.06, lambda_warmup=2_000),
-        ),
-    ),
-    "smmnist-sigma": ("stochastic Moving MNIST, sigma-VAE with the optimal sigma", RunConfig(data=_SMMNIST)),
-    "smmnist-beta": (
-        "stochastic Moving MNIST, SVG-LP's objective: unit sigma, SVG's beta 1e-4",
-        RunConfig(data=_SMMNIST, likelihood=_GAUSSIAN, objective=ObjectiveConfig(svg_beta=1e-4)),
-    ),
-    "smmnist-deterministic": (
-        "Moving MNIST without a latent: the baseline that cannot be unsure",
-        RunConfig(data=_SMMNIST, model=ModelConfig(prior="none")),
-    ),
-}

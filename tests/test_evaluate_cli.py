@@ -14,6 +14,7 @@ import evaluate
 import train
 from datasets import load_dataset
 from seqvae.config import read_config
+from seqvae.evaluation import futures
 from tests.test_train_cli import GECO, SIGMA, TINY, without
 
 
@@ -38,7 +39,7 @@ def rows(out: Path) -> dict[tuple[int, str], list[float]]:
 def test_scores_do_not_depend_on_the_batch_size(trained, tmp_path, monkeypatch):
     results = []
     for batch, at_once in ((1, 256), (8, 256), (8, 16)):
-        monkeypatch.setattr(evaluate, "ROLLOUT_ROWS", at_once)
+        monkeypatch.setattr(futures, "ROLLOUT_ROWS", at_once)
         out = tmp_path / f"{batch}_{at_once}"
         command = [str(trained), "--n-videos", "10", "--n-samples", "5", "--batch-size", str(batch), "--out", str(out)]
         assert evaluate.main(command) == 0
@@ -98,9 +99,10 @@ def test_seed_checkpoint_and_device_are_used(trained, tmp_path):
 def test_averaged_weights_are_the_ones_evaluated(tmp_path, capsys):
     assert train.main([*GECO, "--optim.ema", "0.9", "--run-dir", str(tmp_path)]) == 0
     args = evaluate.EvalConfig(run_dir=tmp_path, checkpoint="last")
-    model, step = evaluate.load_model(args, read_config(tmp_path), 1, torch.device("cpu"))
-    state = torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)
-    assert step == 6 and not torch.equal(state["ema"]["encoder.head.0.weight"], state["model"]["encoder.head.0.weight"])
+    model, state = evaluate.load_model(args, read_config(tmp_path), 1, torch.device("cpu"))
+    assert state["step"] == 6 and not torch.equal(
+        state["ema"]["encoder.head.0.weight"], state["model"]["encoder.head.0.weight"]
+    )
     torch.testing.assert_close(model.state_dict(), state["ema"])
 
 

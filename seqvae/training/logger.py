@@ -56,7 +56,7 @@ class Logger:
             except Exception as error:  # its errors share no base: network, login, permissions
                 raise LoggingFailed(f"wandb does not start ({error}); pass --wandb.mode offline or off") from None
             self.wandb.define_metric("*", step_metric="step")  # its own counter never goes back; a resumed run does
-            self.video = wandb.Video
+            self.video, self.image = wandb.Video, wandb.Image
 
     def log(self, step: int, numbers: dict[str, Value]) -> None:
         """Numbers after `step` optimizer steps; lists are logged whole here, entry by entry there."""
@@ -69,10 +69,11 @@ class Logger:
                 flat |= {f"{name}/{i}": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
             self.wandb.log({"step": step, **flat})
 
-    def gif(self, step: int, path: Path) -> None:
-        """A GIF that lies at `path` already."""
+    def picture(self, step: int, path: Path) -> None:
+        """A GIF or PNG that lies at `path` already."""
         if self.wandb is not None:
-            self.wandb.log({"step": step, "samples": self.video(str(path), format="gif")})
+            picture = self.video(str(path), format="gif") if path.suffix == ".gif" else self.image(str(path))
+            self.wandb.log({"step": step, "samples": picture})
 
     def close(self) -> None:
         self.file.close()

@@ -106,7 +106,7 @@ def run(trainer: Trainer, run_dir: Path, train_clips: Dataset, valid_clips: Data
     with stop_signals() as stopped, contextlib.closing(logger), bar:
         for batch in loader:
             numbers = trainer.train_step(as_float(batch, trainer.device))
-            interval.add(numbers, batch.shape[0] * (batch.shape[1] - 1))
+            interval.add(numbers, batch.shape[0] * trainer.n_drawn)
             bar.update()
             step, done = trainer.step, trainer.step == cfg.optim.steps
             signal_name = stopped()
@@ -125,17 +125,16 @@ def run(trainer: Trainer, run_dir: Path, train_clips: Dataset, valid_clips: Data
                 if saving:
                     validated = trainer.validate(valid_clips)
                     logger.log(step, validated)
-                    words = ", ".join(f"{name.split('/')[1]} {value:.4g}" for name, value in validated.items())
+                    numbers = {name: value for name, value in validated.items() if not isinstance(value, list)}
+                    words = ", ".join(f"{name.split('/')[1]} {value:.4g}" for name, value in numbers.items())
                     for sentence in (f"step {step}/{cfg.optim.steps}  validation: {words}", *trainer.warnings()):
                         tqdm.write(sentence)
-                    better = trainer.note_best(validated["valid/elbo_at_best_sigma_nats_per_frame"])
+                    better = trainer.note_best(next(v for name, v in validated.items() if "/elbo" in name))
                     checkpoint.save(checkpoints, trainer.state(), best=better)
                 elif signal_name is not None:
                     checkpoint.save(checkpoints, trainer.state(), best=False)
                 if done or step % cfg.run.sample_every == 0:
-                    path = run_dir / "samples" / f"step_{step:07d}.gif"
-                    trainer.sample_gif(valid_clips, path)
-                    logger.gif(step, path)
+                    logger.picture(step, trainer.sample_pictures(valid_clips, run_dir / "samples"))
             if signal_name is not None and not done:
                 return signal_name
     return None

@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from seqvae.config import ComputeConfig, OptimConfig, RunConfig
-from seqvae.gaussian import keyed_noise
-from seqvae.model import SequenceVAE
-from seqvae.objectives import Geco, Terms
-from seqvae.visualize import Panel, write_gif_grid
+from seqvae.diagnostics import active_units
+from seqvae.gaussian import Gaussian, keyed_noise
+from seqvae.model import Prediction
+from seqvae.objectives import Geco, Terms, bits_per_dim, masked_mean
+from seqvae.training.terms import Model, batch_terms
+from seqvae.visualize import Panel, write_gif_grid, write_strip
 
 SIGMA_LR = 10.0  # learning rate of a learned log sigma, relative to the rest: it has far to go
-N_SAMPLE_VIDEOS = 4  # rows of a training GIF
+N_SAMPLE_VIDEOS, N_SAMPLE_IMAGES = 4, 12  # shown in a sample picture
 BATCHES, NOISE = 101, 102  # streams of step_rng; datasets take small numbers
 
 
@@ -69,7 +71,7 @@ class Trainer:
     `skipped` counts the non-finite steps, `streak` those in a row, on the device: they are read with the metrics.
     """
 
-    def __init__(self, cfg: RunConfig, model: SequenceVAE, objective: nn.Module, device: torch.device) -> None:
+    def __init__(self, cfg: RunConfig, model: Model, objective: nn.Module, device: torch.device) -> None:
         self.cfg, self.device = cfg, device
         self.model, self.objective = model.to(device), objective.to(device)
         self.step, self.best = 0, -math.inf  # finished optimizer steps; highest validation ELBO so far
@@ -82,14 +84,15 @@ class Trainer:
         # .to() after the copy joins the LSTMs' weights again, which cuDNN wants in one piece.
         self.ema = copy.deepcopy(model).requires_grad_(False).eval().to(device) if cfg.optim.ema else None
         self.amp = resolve_amp(cfg.compute, device)
+        self.n_importance = cfg.objective.n_importance or 1
         if resolve_compile(cfg.compute, device):
             model.encoder.compile()
             model.decoder.compile()
 
-        n_predicted, past = cfg.data.seq_len - 1, cfg.data.n_past - 1
-        self.mask = torch.ones(n_predicted, dtype=torch.float64, device=device)  # frames 1..T-1 that count
+        self.n_drawn = cfg.data.n_drawn
+        self.mask = torch.ones(self.n_drawn, dtype=torch.float64, device=device)
         if cfg.objective.loss_on == "future":
-            self.mask[:past] = 0
+            self.mask[: cfg.data.n_past - 1] = 0
 
     # ---- state
 
@@ -115,24 +118,19 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
 
     @property
-    def eval_model(self) -> SequenceVAE:
+    def eval_model(self) -> Model:
         """The weights that validation and evaluation use: averaged ones where there are any."""
         return self.ema if self.ema is not None else self.model
 
     # ---- one step
 
-    def terms(self, model: SequenceVAE, video: Tensor, noise: Tensor) -> Terms:
-        """Per-frame terms of a batch; reductions run outside autocast."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            out = model(video, noise)
-        target = video[:, 1:]
-        return Terms(
-            log_px=model.likelihood.log_prob(out.params, target, self.mask),
-            kl=out.kl(),
-            sse=model.likelihood.squared_error(out.params, target),
-            mask=self.mask,
-            dims=target.shape[-3:].numel(),
-        )
+    def terms(self, model: Model, video: Tensor, noise: Tensor, generator: torch.Generator) -> tuple[Prediction, Terms]:
+        """`batch_terms` with this run's settings; the generator dequantises, where that is asked for."""
+        uniform = None
+        if self.cfg.likelihood.dequantise:
+            shape = video[:, -self.n_drawn :].shape
+            uniform = torch.rand(shape, generator=generator, device=video.device)
+        return batch_terms(model, video, noise, self.mask, uniform=uniform, amp=self.amp)
 
     def train_step(self, video: Tensor) -> dict[str, Tensor]:
         """One optimizer step on (B, T, C, H, W) floats; returns detached numbers, still on the device, nan if skipped.
@@ -146,10 +144,11 @@ class Trainer:
         before = [buffer.clone() for buffer in buffers]
         generator = torch.Generator(self.device)
         generator.manual_seed(int(step_rng(self.cfg.run.seed, NOISE, self.step).integers(2**63)))
-        shape = (*video.shape[:1], video.shape[1] - 1, self.model.z_dim)
+        shape = (self.n_importance, video.shape[0], self.n_drawn, self.model.z_dim)
         noise = torch.randn(shape, generator=generator, device=self.device)
 
-        loss, numbers = self.objective(self.terms(self.model, video, noise))
+        _, terms = self.terms(self.model, video, noise, generator)
+        loss, numbers = self.objective(terms)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         limit = self.cfg.optim.grad_clip
@@ -181,40 +180,66 @@ class Trainer:
     # ---- looking at it
 
     @torch.no_grad()
-    def validate(self, clips: Dataset) -> dict[str, float]:
-        """RMSE, KL and ELBO on held-out clips, sampled z, eval mode.
+    def validate(self, clips: Dataset) -> dict[str, float | list[float]]:
+        """RMSE, KL, ELBO and the latents' use on held-out clips, sampled z, eval mode; calibrates the decoder's sigma.
 
-        The ELBO is quoted at the sigma that is optimal over these clips, for every Gaussian decoder and for GECO, so
-        that runs compare and the best checkpoint is not a matter of lambda.
+        A decoder whose sigma is not learned by gradients (fixed, as for GECO, or analytic) has its ELBO quoted at the
+        sigma that is best over these very clips, and stores it (`calibrate`) for evaluation; so runs compare, and the
+        best checkpoint is not a matter of lambda or beta.
         """
         model, batch = self.eval_model.eval(), self.cfg.optim.batch_size
         n_clips = min(self.cfg.run.n_valid, len(clips))
-        sse = kl = count = 0.0
+        generator = torch.Generator(self.device)
+        generator.manual_seed(self.cfg.run.seed)
+        totals, count, latents = torch.zeros(3, dtype=torch.float64, device=self.device), 0.0, []
         for start in range(0, n_clips, batch):
             chosen = range(start, min(start + batch, n_clips))
             video = as_float(torch.stack([clips[i] for i in chosen]), self.device)
-            noise = keyed_noise(self.cfg.run.seed, chosen, [0], video.shape[1] - 1, model.z_dim)[0].to(self.device)
-            terms = self.terms(model, video, noise)
-            weight = self.mask.expand_as(terms.sse)
-            sse, kl = sse + (weight * terms.sse).sum().item(), kl + (weight * terms.kl).sum().item()
-            count += weight.sum().item()
-        mse, kl = sse / (terms.dims * count), kl / count
-        elbo = -0.5 * terms.dims * (math.log(2 * math.pi * max(mse, 1e-12)) + 1) - kl
-        return {
+            noise = keyed_noise(self.cfg.run.seed, chosen, [0], self.n_drawn, model.z_dim).to(self.device)
+            out, terms = self.terms(model, video, noise, generator)
+            sums = [masked_mean(x, self.mask) * len(video) for x in (terms.sse, terms.kl.sum(-1), terms.log_density)]
+            totals, count = totals + torch.stack(sums), count + len(video)
+            if out.q is not None:
+                latents.append((out.q.mu, out.p.mu, out.p.logvar, terms.kl))
+        sse, kl, log_density = (totals / count).tolist()
+        mse = sse / terms.dims
+        model.likelihood.calibrate(mse)
+        name, elbo = "elbo_nats_per_frame", log_density - kl
+        if model.likelihood.calibrates:
+            name = "elbo_at_best_sigma_nats_per_frame"
+            elbo = -0.5 * terms.dims * (math.log(2 * math.pi * max(mse, 1e-12)) + 1) - kl
+        numbers = {
             "valid/rmse": math.sqrt(mse),
             "valid/kl_nats_per_frame": kl,
-            "valid/elbo_at_best_sigma_nats_per_frame": elbo,
+            f"valid/{name}": elbo,
+            "valid/bits_per_dim": bits_per_dim(elbo, terms.dims, terms.bits_offset),
         }
+        if latents:
+            q_mu, p_mu, p_logvar, per_latent = (torch.cat(parts) for parts in zip(*latents))
+            numbers["valid/active_units"] = (
+                active_units(Gaussian(q_mu, p_logvar), Gaussian(p_mu, p_logvar)).sum().item()
+            )
+            numbers["valid/kl_per_frame"] = per_latent.sum(-1).mean(0).tolist()
+            numbers["valid/kl_per_latent"] = per_latent.mean((0, 1)).tolist()
+        return numbers
 
     @torch.no_grad()
-    def sample_gif(self, clips: Dataset, path: Path) -> None:
-        """Truth, posterior and three predicted futures of the first validation clips."""
+    def sample_pictures(self, clips: Dataset, folder: Path) -> Path:
+        """Truth, posterior and predicted futures of the first validation clips as a GIF; of images a PNG."""
         model, n_past = self.eval_model.eval(), self.cfg.data.n_past
-        video = as_float(torch.stack([clips[i] for i in range(min(N_SAMPLE_VIDEOS, len(clips)))]), self.device)
+        n_shown = N_SAMPLE_IMAGES if n_past == 0 else N_SAMPLE_VIDEOS
+        video = as_float(torch.stack([clips[i] for i in range(min(n_shown, len(clips)))]), self.device)
         n_samples = 3 if model.z_dim else 1
-        steps = video.shape[1] - 1
-        noise = keyed_noise(self.cfg.run.seed, range(len(video)), range(n_samples), steps, model.z_dim).to(self.device)
-        context = video[:, :n_past]
+        noise = keyed_noise(self.cfg.run.seed, range(len(video)), range(n_samples), self.n_drawn, model.z_dim)
+        noise = noise.to(self.device)
+        name = f"step_{self.step:07d}"
+        if n_past == 0:
+            pictures = {"truth": video[:, 0], "posterior": model.reconstruct(video, noise[0])[:, 0]}
+            pictures |= {f"sample {i + 1}": model.generate(each[:, 0]) for i, each in enumerate(noise)}
+            path = folder / f"{name}.png"
+            write_strip(path, [Panel(label, x.cpu().numpy(), False) for label, x in pictures.items()], 0)
+            return path
+        context, path = video[:, :n_past], folder / f"{name}.gif"
         futures = model.rollout(context, video.shape[1] - n_past, noise)
         posterior = torch.cat([video[:, :1], model.reconstruct(video, noise[0], n_past)], dim=1)
         columns = [("truth", video, False), ("posterior", posterior, False)]
@@ -224,6 +249,7 @@ class Trainer:
             for i in range(len(video))
         ]
         write_gif_grid(path, rows, n_past)
+        return path
 
     def note_best(self, elbo: float) -> bool:
         """Whether this is the highest validation ELBO so far; remembers it."""

@@ -1,0 +1,1 @@
+"""What evaluate.py measures, draws and prints: futures of videos, bounds and latents, single images."""

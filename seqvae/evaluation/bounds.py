@@ -1,0 +1,190 @@
+"""Bounds and latents of a trained model on test videos, with the true frames at hand: what pictures cannot show.
+
+Shapes: K importance samples, V videos, F drawn frames (1..T-1 of a video, or the image itself), Z latents. Units: nats.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from seqvae.config import RunConfig
+from seqvae.diagnostics import active_units, marginal_kl
+from seqvae.gaussian import Gaussian, keyed_noise
+from seqvae.metrics.best_of_n import over_videos
+from seqvae.objectives import bits_per_dim, build_objective, iwae_bound
+from seqvae.objectives.base import effective_samples
+from seqvae.training.terms import Model, batch_terms
+from seqvae.training.trainer import as_float
+
+POSTERIOR_KEY = 2**32  # number of the first posterior sample, so that its noise is none of the predictions'
+FRAMES_AT_ONCE = 1024  # decoded at once: bounds the memory, changes no number
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Per video and frame, float64 on the CPU."""
+
+    log_density: Tensor  # (K, V, F) normalised log p(x_t | z)
+    log_ratio: Tensor  # (K, V, F) log p(z_t) - log q(z_t)
+    kl: Tensor  # (V, F, Z) per latent; Z = 0 without a latent
+    sse: Tensor  # (V, F) squared error of the first sample, summed over pixels
+    q: Gaussian | None  # (V, F, Z)
+    p: Gaussian | None
+    z: Tensor  # (V, F, Z) the first sample
+    dims: int
+    bits_offset: float
+
+    def elbo(self, first: int = 0) -> Tensor:
+        """(V,) nats per video, over frames first..F-1: the first sample's log density, the KL in closed form."""
+        return (self.log_density[0] - self.kl.sum(-1))[:, first:].sum(-1)
+
+    def log_w(self, first: int = 0) -> Tensor:
+        """(K, V) importance log-weights of whole videos, over frames first..F-1."""
+        return (self.log_density + self.log_ratio)[..., first:].sum(-1)
+
+
+@torch.no_grad()
+def measure_bounds(
+    model: Model,
+    clips: Dataset,
+    n_videos: int,
+    *,
+    n_past: int | None,
+    n_importance: int,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+    dequantise: bool,
+) -> Bounds:
+    """Teacher forcing on test videos; noise is keyed by (seed, video, sample), so no number depends on the batch.
+
+    Args:
+        clips: test videos (T, C, H, W) uint8, of which the first n_videos count.
+        n_past: observed frames, whose last one the skips come from; None for images.
+        n_importance: K.
+        dequantise: add uniform noise to the frames that are scored, as the model was trained.
+    """
+    n_drawn = clips[0].shape[0] - (n_past is not None)
+    parts: dict[str, list[Tensor]] = {}
+    for first in tqdm(range(0, n_videos, batch_size), unit="batch", desc="bounds", disable=None):
+        videos = range(first, min(first + batch_size, n_videos))
+        video, uniform = as_float(torch.stack([clips[i] for i in videos]), device), None
+        mask = torch.ones(n_drawn, dtype=torch.float64, device=video.device)
+        if dequantise:
+            shape = video[:, -n_drawn:].shape[1:]
+            draws = [np.random.default_rng([seed, POSTERIOR_KEY, v]).random(shape, dtype=np.float32) for v in videos]
+            uniform = torch.from_numpy(np.stack(draws)).to(video.device)
+        at_once = max(1, FRAMES_AT_ONCE // (len(videos) * n_drawn))
+        chunks: dict[str, list[Tensor]] = {"log_density": [], "log_ratio": []}
+        for start in range(0, n_importance, at_once):
+            samples = range(POSTERIOR_KEY + start, POSTERIOR_KEY + min(start + at_once, n_importance))
+            noise = keyed_noise(seed, videos, samples, n_drawn, model.z_dim).to(video.device)
+            out, terms = batch_terms(model, video, noise, mask, uniform=uniform, n_past=n_past)
+            for name in chunks:
+                chunks[name].append(getattr(terms, name))
+            if start == 0:
+                whole = {"kl": terms.kl, "sse": terms.sse[0], "z": out.z[0]}
+                if out.q is not None:
+                    whole |= dict(q_mu=out.q.mu, q_logvar=out.q.logvar, p_mu=out.p.mu, p_logvar=out.p.logvar)
+        for name, value in (whole | {name: torch.cat(chunk) for name, chunk in chunks.items()}).items():
+            parts.setdefault(name, []).append(value.cpu())
+    joined = {name: torch.cat(x, dim=1 if name in chunks else 0) for name, x in parts.items()}
+    q = p = None
+    if "q_mu" in joined:
+        q, p = (Gaussian(joined.pop(f"{name}_mu"), joined.pop(f"{name}_logvar")) for name in "qp")
+    return Bounds(**joined, q=q, p=p, dims=terms.dims, bits_offset=terms.bits_offset)
+
+
+def summarise(bounds: Bounds, n_past: int | None) -> dict[str, object]:
+    """Numbers for metrics.json; nats per video, each with the half width of its 95 % interval over videos.
+
+    `elbo_all` bounds log p(x_1..T-1 | x_0). `elbo_future` counts the frames after the context alone: it bounds the
+    density of what `rollout` draws, latents of the context from the posterior, and not log p(future | context); the
+    difference of two bounds would be no bound. For images (n_past None) there is `elbo_all` alone.
+    """
+    # Where the frames that count start among frames 1..T-1.
+    parts = {"all": 0} if n_past is None else {"all": 0, "future": n_past - 1}
+    n_importance = len(bounds.log_density)
+    values = {f"elbo_{name}": bounds.elbo(first) for name, first in parts.items()}
+    if bounds.q is not None and n_importance > 1:
+        values |= {f"iwae_{n_importance}_{name}": iwae_bound(bounds.log_w(first)) for name, first in parts.items()}
+    kl = bounds.kl.sum(-1)
+    numbers: dict[str, object] = {name: estimate(value) for name, value in values.items()}
+    numbers |= {
+        "rate_nats_per_frame": kl.mean().item(),
+        "distortion_nats_per_frame": -bounds.log_density[0].mean().item(),
+        "rmse": (bounds.sse.mean() / bounds.dims).sqrt().item(),
+        "bits_per_dim": bits_per_dim(bounds.elbo().mean().item() / kl.shape[1], bounds.dims, bounds.bits_offset),
+        "bits_bound_the_bytes": bounds.bits_offset in (0.0, 8.0),
+        "kl_per_frame": kl.mean(0).tolist(),
+    }
+    if bounds.q is not None:
+        marginal = marginal_kl(bounds.q, bounds.p, bounds.z)
+        numbers |= {
+            "effective_samples": effective_samples(bounds.log_w()).mean().item(),
+            "kl_per_latent": bounds.kl.mean((0, 1)).tolist(),
+            "active_units": int(active_units(bounds.q, bounds.p).sum()),
+            "marginal_kl_per_frame": marginal.marginal.tolist(),
+            "mutual_information_per_frame": marginal.mutual_information.tolist(),
+            "rate_sampled_per_frame": marginal.rate.tolist(),
+            "log_n": marginal.cap,
+            "marginal_kl_capped": marginal.capped.any().item(),
+        }
+    return numbers
+
+
+def training_facts(cfg: RunConfig, model: Model, state: dict, channels: int) -> dict[str, object]:
+    """The sigma that bounds are quoted with, where it is one number, and how GECO's training ended."""
+    facts: dict[str, object] = {}
+    variance = model.likelihood.quoted_variance()
+    if variance is not None:
+        facts["sigma"] = variance.sqrt().item()
+    if "geco" in cfg.objective.name:
+        objective = build_objective(cfg.objective, n_frames=cfg.data.n_drawn, dims=channels * cfg.data.image_size**2)
+        objective.load_state_dict(state["objective"])
+        status = {name.split("/")[1]: value.tolist() for name, value in objective.status().items()}
+        facts["geco"] = {
+            "verdict": objective.verdict(),
+            "tolerance": objective.tolerance,
+            "rmse": objective.rmse().item(),
+            **status,
+            "summary": objective.summary(),
+        }
+    return facts
+
+
+def describe(facts: dict, n_videos: int) -> list[str]:
+    """Bounds, latents and GECO's verdict for the terminal, each number with what it is."""
+    numbers, lines = facts["bounds"], []
+    for name, value in numbers.items():
+        if name.startswith(("elbo_", "iwae_")):
+            lines.append(f"{name:<22}{value['mean']:>12.1f} +- {value['interval95']:.1f} nats per video")
+    at = f", sigma {facts['sigma']:.4g}" if "sigma" in facts else ""
+    kind = "bound on the bytes" if numbers["bits_bound_the_bytes"] else "a density's, no bound on the bytes"
+    lines.append(f"{'bits per dim':<22}{numbers['bits_per_dim']:>12.3f} of elbo_all ({kind}{at})")
+    lines.append(
+        f"rate {numbers['rate_nats_per_frame']:.2f} and distortion {numbers['distortion_nats_per_frame']:.1f} nats per "
+        f"frame; RMSE {numbers['rmse']:.4f} (z sampled from the posterior)"
+    )
+    if "active_units" in numbers:
+        marginal, information, rate = (
+            float(np.mean(numbers[f"{name}_per_frame"]))
+            for name in ("marginal_kl", "mutual_information", "rate_sampled")
+        )
+        capped = "; the information is near its cap, so the marginal KL is too high" * numbers["marginal_kl_capped"]
+        lines.append(
+            f"active units {numbers['active_units']} of {len(numbers['kl_per_latent'])}; marginal KL {marginal:.3f} "
+            f"of a rate of {rate:.3f} nats per frame, mutual information {information:.3f}, N = {n_videos}, "
+            f"log N = {numbers['log_n']:.2f}{capped}"
+        )
+    return [*lines, f"geco: {facts['geco']['summary']}"] if "geco" in facts else lines
+
+
+def estimate(values: Tensor | np.ndarray) -> dict[str, float]:
+    """Mean over videos and the half width of its 95 % interval, for metrics.json."""
+    mean, half_width = over_videos(np.asarray(values))
+    return {"mean": float(mean), "interval95": float(half_width)}

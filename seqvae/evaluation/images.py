@@ -1,0 +1,83 @@
+"""Single images: squared errors of reconstructions, and pictures of them and of the prior's samples."""
+
+import csv
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from seqvae.evaluation.bounds import POSTERIOR_KEY, estimate
+from seqvae.gaussian import keyed_noise
+from seqvae.image_model import ImageVAE
+from seqvae.metrics.best_of_n import over_videos
+from seqvae.training.checkpoint import write_atomically
+from seqvae.training.trainer import as_float
+from seqvae.visualize import Panel, write_strip
+
+SHOWN = 12  # images of a row
+PRIOR_ROWS = 3
+
+
+@dataclass
+class Errors:
+    """What measuring leaves behind."""
+
+    squared: dict[str, np.ndarray]  # way of choosing z -> (V,) squared error summed over pixels in [0, 1]
+    pictures: dict[str, np.ndarray]  # label -> (SHOWN, C, H, W) in [0, 1]
+    content_hash: str  # SHA-256 of the images, uint8
+
+
+@torch.no_grad()
+def measure(model: ImageVAE, clips: Dataset, n_images: int, batch_size: int, seed: int, device: torch.device) -> Errors:
+    """Reconstructs with the posterior's mean and with a sample of it, and draws images from the prior."""
+    squared: dict[str, list[np.ndarray]] = {"posterior mean": [], "posterior sample": []}
+    digest, kept = hashlib.sha256(), {}
+    for first in range(0, n_images, batch_size):
+        images = range(first, min(first + batch_size, n_images))
+        raw = torch.stack([clips[i] for i in images])  # (B, 1, C, H, W) uint8
+        digest.update(raw.numpy().tobytes())
+        video = as_float(raw, device)
+        noise = keyed_noise(seed, images, [POSTERIOR_KEY], 1, model.z_dim)[0].to(device)
+        kept.setdefault("truth", []).append(video[: SHOWN - first, 0] if first < SHOWN else video[:0, 0])
+        for method, eps in (("posterior mean", torch.zeros_like(noise)), ("posterior sample", noise)):
+            drawn = model.reconstruct(video, eps)
+            squared[method].append((drawn - video).square().sum((1, 2, 3, 4)).cpu().numpy())
+            kept.setdefault(method, []).append(drawn[: SHOWN - first, 0] if first < SHOWN else drawn[:0, 0])
+    pictures = {label: torch.cat(parts) for label, parts in kept.items()}
+    n_shown = len(pictures["truth"])
+    noise = keyed_noise(seed, [0], range(PRIOR_ROWS * n_shown), 1, model.z_dim)[:, 0, 0].to(device)
+    for i, drawn in enumerate(model.generate(noise).split(n_shown)):
+        pictures[f"prior {i + 1}"] = drawn
+    return Errors(
+        {method: np.concatenate(parts) for method, parts in squared.items()},
+        {label: frames.cpu().numpy() for label, frames in pictures.items()},
+        digest.hexdigest(),
+    )
+
+
+def write(out: Path, facts: dict, errors: Errors) -> None:
+    """metrics.json, metrics.csv (a line per image) and images.png; OSError if they cannot be written."""
+    means = {method: estimate(values) for method, values in errors.squared.items()}
+    write_atomically(out / "metrics.json", json.dumps({**facts, "squared_error": means}, indent=1).encode())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", *(f"squared_error_{method.replace(' ', '_')}" for method in errors.squared)])
+    for i, row in enumerate(zip(*errors.squared.values())):
+        writer.writerow([i, *(f"{value:.6f}" for value in row)])
+    write_atomically(out / "metrics.csv", text.getvalue().encode())
+    write_strip(out / "images.png", [Panel(label, x, False) for label, x in errors.pictures.items()], 0)
+
+
+def table(name: str, errors: Errors) -> list[str]:
+    """The terminal's summary."""
+    (n_images,) = {len(values) for values in errors.squared.values()}
+    lines = [f"{name}: {n_images} test images, pixels in [0, 1], +- 95 % interval over images", ""]
+    for method, values in errors.squared.items():
+        mean, half_width = over_videos(values)
+        lines.append(f"squared error, {method:<18}{mean:>10.3f} +- {half_width:.3f} summed over pixels")
+    return lines

@@ -1,0 +1,96 @@
+"""Named settings: what a preset is for, and what it sets. benchmarks/results/ has what they reached."""
+
+from seqvae.config import (
+    ComputeConfig,
+    DataConfig,
+    LikelihoodConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    RunConfig,
+    RunSettings,
+)
+
+_SMMNIST = DataConfig(name="moving_mnist")
+_GAUSSIAN = LikelihoodConfig(name="gaussian")
+_MNIST, _CIFAR10 = (DataConfig(name=name, n_past=0, n_future=1, image_size=32) for name in ("mnist", "cifar10"))
+_GECO_SMMNIST = {"tolerance": 0.06, "lambda_warmup": 2_000}
+
+
+def _images(data: DataConfig, z_dim: int, steps: int, **parts) -> RunConfig:
+    return RunConfig(
+        data=data,
+        model=ModelConfig(prior="fixed", width=32, z_dim=z_dim),
+        optim=OptimConfig(steps=steps, lr=1e-3, schedule="cosine", warmup=100),
+        run=RunSettings(n_valid=1_000),
+        **parts,
+    )
+
+
+PRESETS: dict[str, tuple[str, RunConfig]] = {
+    "demo": (
+        "a few CPU minutes on drawn digits: GECO at 32 px",
+        RunConfig(
+            data=DataConfig(name="digits", image_size=32, digit_size=16, deterministic=True, min_speed=2, max_speed=3),
+            model=ModelConfig(width=16, z_dim=8, g_dim=64, rnn_size=128),
+            likelihood=_GAUSSIAN,
+            objective=ObjectiveConfig(name="geco", tolerance=0.07, lambda_warmup=1_000, step_size=2e-3),
+            optim=OptimConfig(steps=2_500, batch_size=32, schedule="cosine", warmup=50),
+            compute=ComputeConfig(amp="off", compile="off", workers=0),
+            run=RunSettings(sample_every=500, checkpoint_every=250, n_valid=64),
+        ),
+    ),
+    "smmnist-geco": (
+        "stochastic Moving MNIST, GECO: per-pixel RMSE 0.06",
+        RunConfig(
+            data=_SMMNIST,
+            likelihood=_GAUSSIAN,
+            objective=ObjectiveConfig(name="geco", **_GECO_SMMNIST),
+        ),
+    ),
+    "smmnist-sigma": ("stochastic Moving MNIST, sigma-VAE with the optimal sigma", RunConfig(data=_SMMNIST)),
+    "smmnist-beta": (
+        "stochastic Moving MNIST, SVG-LP's objective: unit sigma, SVG's beta 1e-4",
+        RunConfig(data=_SMMNIST, likelihood=_GAUSSIAN, objective=ObjectiveConfig(svg_beta=1e-4)),
+    ),
+    "smmnist-deterministic": (
+        "Moving MNIST without a latent: the baseline that cannot be unsure",
+        RunConfig(data=_SMMNIST, model=ModelConfig(prior="none")),
+    ),
+    "smmnist-iwae": (
+        "stochastic Moving MNIST, importance-weighted bound of 5 samples, shared learned sigma",
+        RunConfig(
+            data=_SMMNIST, likelihood=LikelihoodConfig(name="shared-sigma"), objective=ObjectiveConfig(name="iwae")
+        ),
+    ),
+    "smmnist-geco-iwae": (
+        "stochastic Moving MNIST, GECO over 5 importance samples: per-pixel RMSE 0.06",
+        RunConfig(data=_SMMNIST, likelihood=_GAUSSIAN, objective=ObjectiveConfig(name="geco-iwae", **_GECO_SMMNIST)),
+    ),
+}
+for _name, _data, _z, _steps, _tolerance in (
+    ("mnist", _MNIST, 16, 10_000, 0.125),
+    ("cifar10", _CIFAR10, 64, 40_000, 0.06),
+):
+    _what = f"{_name} images"
+    _geco = {"tolerance": _tolerance, "lambda_warmup": 500}
+    PRESETS |= {
+        f"{_name}-vae": (f"{_what}, ELBO with unit sigma", _images(_data, _z, _steps, likelihood=_GAUSSIAN)),
+        f"{_name}-beta": (
+            f"{_what}, beta-VAE, beta 0.5 on unit sigma",
+            _images(_data, _z, _steps, likelihood=_GAUSSIAN, objective=ObjectiveConfig(beta=0.5)),
+        ),
+        f"{_name}-sigma": (f"{_what}, sigma-VAE with the optimal sigma", _images(_data, _z, _steps)),
+        f"{_name}-geco": (
+            f"{_what}, GECO: per-pixel RMSE {_tolerance}",
+            _images(_data, _z, _steps, likelihood=_GAUSSIAN, objective=ObjectiveConfig(name="geco", **_geco)),
+        ),
+        f"{_name}-iwae": (
+            f"{_what}, importance-weighted bound of 5 samples, unit sigma",
+            _images(_data, _z, _steps, likelihood=_GAUSSIAN, objective=ObjectiveConfig(name="iwae")),
+        ),
+        f"{_name}-geco-iwae": (
+            f"{_what}, GECO over 5 importance samples: per-pixel RMSE {_tolerance}",
+            _images(_data, _z, _steps, likelihood=_GAUSSIAN, objective=ObjectiveConfig(name="geco-iwae", **_geco)),
+        ),
+    }
