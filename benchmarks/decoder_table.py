@@ -5,7 +5,7 @@
     python -m benchmarks.decoder_table images --root data --steps 2000 --width 16 --batch-size 64
 
 Densities are trained and scored on dequantised pixels, so that bits per dim bound the bytes' for every decoder. The
-runs stay in --out.
+runs stay in --out. Flags that are not listed here go to train.py.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--n-videos", type=int, default=256, help="test videos, or images")
     parser.add_argument("--n-samples", type=int, default=10)
     parser.add_argument("--decoders", nargs="+", default=tuple(LIKELIHOODS), choices=tuple(LIKELIHOODS))
-    args = parser.parse_args()
+    args, more = parser.parse_known_args()
     out = args.out or Path(f"runs/decoder_table_{args.data}")
 
     rows = {}
@@ -37,7 +37,7 @@ def main() -> None:
         flags += ["--likelihood.name", name, "--model.width", str(args.width), "--optim.steps", str(args.steps)]
         flags += ["--optim.batch-size", str(args.batch_size), "--optim.lr", str(args.lr), "--optim.warmup", "50"]
         flags += ["--optim.schedule", "cosine", "--run.checkpoint-every", str(max(1, args.steps // 4))]
-        flags += ["--run.n-valid", "64", "--compute.workers", "0"]
+        flags += ["--run.n-valid", "64", "--compute.workers", "0", *more]
         if name not in DISCRETE:
             flags += ["--likelihood.dequantise", "True"]
         evaluation = ["--n-videos", str(args.n_videos), "--n-importance", "5", "--checkpoint", "last"]

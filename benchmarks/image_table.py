@@ -3,7 +3,8 @@
     python -m benchmarks.image_table --root data                        full size: the presets as they are
     python -m benchmarks.image_table --root data --steps 3000 --width 16 --batch-size 64 --seeds 0 1    on a CPU
 
-Each row is `train.py mnist-METHOD` and `evaluate.py` on the 10,000 test images. The runs stay in --out.
+Each row is `train.py mnist-METHOD` and `evaluate.py` on the 10,000 test images. The runs stay in --out. Flags that are
+not listed here go to train.py.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
-    args = parser.parse_args()
+    args, more = parser.parse_known_args()
 
     rows = {}
     for method in args.methods:
@@ -50,8 +51,8 @@ def main() -> None:
         for seed in args.seeds:
             flags = [f"mnist-{method}", "--data.root", args.root, "--optim.steps", str(args.steps)]
             flags += ["--model.width", str(args.width), "--optim.batch-size", str(args.batch_size)]
-            flags += ["--run.seed", str(seed), "--run.checkpoint-every", "1000", "--compute.workers", "0"]
-            evaluation = ["--batch-size", "250", "--n-importance", "50", "--checkpoint", "last"]
+            flags += ["--run.seed", str(seed), "--run.checkpoint-every", "1000", "--compute.workers", "0", *more]
+            evaluation = ["--batch-size", "250", "--n-importance", "20", "--checkpoint", "last"]
             reports.append(train_and_evaluate(args.out / f"{method}_{seed}", flags, evaluation))
         failed = [report["end"] for report in reports if "bounds" not in report]
         rows[method] = {"end": failed[0]} if failed else {"bounds": True, "reports": reports}
@@ -65,7 +66,7 @@ def main() -> None:
         "SSE, sampled z": over_seeds(lambda r: r["squared_error"]["posterior sample"]["mean"]),
         "sigma": over_seeds(lambda r: r["sigma"]),
         "ELBO": over_seeds(lambda r: r["bounds"]["elbo_all"]["mean"]),
-        "IWAE-50": over_seeds(lambda r: r["bounds"]["iwae_50_all"]["mean"]),
+        "IWAE-20": over_seeds(lambda r: r["bounds"]["iwae_20_all"]["mean"]),
         "active": over_seeds(lambda r: r["bounds"]["active_units"]),
         "published rate / SSE": lambda row: " / ".join(map(str, PUBLISHED.get(row["method"], ("none",)))),
         "minutes": over_seeds(lambda r: r["minutes"]),

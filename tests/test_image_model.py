@@ -22,9 +22,7 @@ def build(channels: int = 1, likelihood: str = "gaussian", **model) -> ImageVAE:
 
 
 def images(batch: int = 4, channels: int = 1) -> torch.Tensor:
-    return torch.rand(
-        batch, 1, channels, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
-    )
+    return torch.rand(batch, 1, channels, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
 def noise(*shape: int) -> torch.Tensor:
