@@ -15,7 +15,7 @@ from benchmarks.runs import machine, markdown, train_and_evaluate
 from seqvae.likelihoods import DISCRETE, LIKELIHOODS
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Trains what is missing, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=("video", "images"))
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--n-videos", type=int, default=256, help="test videos, or images")
     parser.add_argument("--n-samples", type=int, default=10)
     parser.add_argument("--decoders", nargs="+", default=tuple(LIKELIHOODS), choices=tuple(LIKELIHOODS))
-    args, more = parser.parse_known_args()
+    args, more = parser.parse_known_args(argv)
     out = args.out or Path(f"runs/decoder_table_{args.data}")
 
     rows = {}

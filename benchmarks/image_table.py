@@ -33,7 +33,7 @@ def average(report: dict, name: str) -> float:
     return mean(report["bounds"][name])
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Trains what is missing, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="folder of MNIST")
@@ -42,8 +42,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--n-images", type=int, default=10_000, help="test images")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
-    args, more = parser.parse_known_args()
+    args, more = parser.parse_known_args(argv)
 
     rows = {}
     for method in args.methods:
@@ -52,7 +53,8 @@ def main() -> None:
             flags = [f"mnist-{method}", "--data.root", args.root, "--optim.steps", str(args.steps)]
             flags += ["--model.width", str(args.width), "--optim.batch-size", str(args.batch_size)]
             flags += ["--run.seed", str(seed), "--run.checkpoint-every", "1000", "--compute.workers", "0", *more]
-            evaluation = ["--batch-size", "250", "--n-importance", "20", "--checkpoint", "last"]
+            evaluation = ["--n-videos", str(args.n_images), "--batch-size", "250"]
+            evaluation += ["--n-importance", "20", "--checkpoint", "last"]
             reports.append(train_and_evaluate(args.out / f"{method}_{seed}", flags, evaluation))
         failed = [report["end"] for report in reports if "bounds" not in report]
         rows[method] = {"end": failed[0]} if failed else {"bounds": True, "reports": reports}

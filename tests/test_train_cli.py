@@ -12,8 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+import evaluate
 import train
+from seqvae.likelihoods import ANALYTIC, DISCRETE, LIKELIHOODS
+from seqvae.presets import PRESETS
 from seqvae.training.logger import read_metrics
+from tests.test_datasets_images import write_jpeg_copy
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -24,6 +28,10 @@ TINY = [
 ]
 GECO = ["demo", *TINY]
 SIGMA = ["smmnist-sigma", "--data.name", "digits", *TINY]
+# The demo's own objective fields, unset for another objective.
+UNSET = [f"--objective.{name}=None" for name in ("tolerance", "lambda-warmup", "step-size")]
+ELBO = [*UNSET, "--objective.name", "elbo"]
+GECO_IWAE = ["--objective.name", "geco-iwae", "--objective.n-importance", "2"]
 RUNS = {"geco": GECO, "optimal-sigma": SIGMA}
 
 
@@ -151,6 +159,12 @@ def test_a_truncated_checkpoint_is_no_error(tmp_path, capsys):
         pytest.param(["--optim.ema", "0.9", "--optim.grad-clip", "1", "--optim.schedule", "constant"], id="ema"),
         pytest.param(["--model.norm", "group", "--model.prior", "fixed", "--model.last-frame-skip"], id="model"),
         pytest.param(["--data.n-digits", "2", "--data.deterministic", "False", "--compute.workers", "2"], id="data"),
+        pytest.param([*GECO_IWAE, "--objective.form", "coherent", "--objective.per-frame", "True"], id="coherent"),
+        pytest.param([*GECO_IWAE, "--objective.form", "additive", "--objective.constraint-on", "q"], id="additive"),
+        pytest.param([*ELBO, "--objective.kl-warmup", "4"], id="linear warm-up of the KL"),
+        pytest.param([*ELBO, "--objective.kl-cycle", "4", "--objective.beta", "0.5"], id="cyclic weight of the KL"),
+        pytest.param([*ELBO, "--objective.free-bits", "0.1"], id="free bits"),
+        pytest.param([*ELBO, "--objective.name", "iwae", "--objective.n-importance", "3"], id="iwae"),
     ],
 )
 def test_options_train_resume_and_show(flags, tmp_path):
@@ -162,7 +176,7 @@ def test_options_train_resume_and_show(flags, tmp_path):
     assert len(loss) == 6 and all(value is not None for value in loss)
 
 
-@pytest.mark.parametrize("preset", ["smmnist-geco", "smmnist-sigma", "smmnist-beta", "smmnist-deterministic"])
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("smmnist")])
 def test_the_mnist_presets_train_on_real_digits(preset, tmp_path, mnist_root):
     small = without(without(TINY, "--data.digit-size"), "--data.image-size")  # Moving MNIST has its own
     if preset == "smmnist-deterministic":
@@ -171,7 +185,51 @@ def test_the_mnist_presets_train_on_real_digits(preset, tmp_path, mnist_root):
     line = read_metrics(tmp_path / "metrics.jsonl")[-1]
     assert line["step"] == 6 and line["valid/rmse"] > 0
     sigma = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "decoder/sigma" in line]
-    assert bool(sigma) == (preset in ("smmnist-sigma", "smmnist-deterministic"))
+    assert bool(sigma) == (preset in ("smmnist-sigma", "smmnist-deterministic", "smmnist-iwae"))
+
+
+IMAGES = ["--model.width", "4", "--model.g-dim", "8", "--model.z-dim", "3", "--optim.batch-size", "3"]
+IMAGES += ["--optim.steps", "2", "--compute.workers", "0", "--run.n-valid", "3", "--run.log-every", "1"]
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith(("mnist", "cifar10"))])
+def test_the_image_presets_train_resume_show_and_are_evaluated(preset, tmp_path, request, capsys):
+    if preset.startswith("mnist"):
+        data = ["--data.root", str(request.getfixturevalue("mnist_root"))]
+    else:
+        data = ["--data.root", str(write_jpeg_copy(tmp_path)), "--data.source", "jpeg"]
+    run_dir = tmp_path / "run"
+    command = [preset, *IMAGES, *data, "--run-dir", str(run_dir)]
+    assert train.main(command) == 0
+    assert train.main([*command, "--optim.steps", "3"]) == 0
+    assert final(run_dir)["step"] == 3
+    with Image.open(run_dir / "samples" / "step_0000003.png") as image:
+        image.verify()
+    assert evaluate.main([str(run_dir), "--n-videos", "5", "--batch-size", "2", "--n-importance", "3"]) == 0
+    report = json.loads((run_dir / "evaluation" / "images" / "metrics.json").read_text())
+    assert report["step"] == 3 and report["n_images"] == 5 and ("geco" in report) == ("geco" in preset)
+    assert report["bounds"]["elbo_all"]["mean"] <= report["bounds"]["iwae_3_all"]["mean"] + 50
+    assert {"posterior mean", "posterior sample"} == report["squared_error"].keys()
+    with Image.open(run_dir / "evaluation" / "images" / "images.png") as image:
+        image.verify()
+    assert "active units" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_every_decoder_trains_and_is_evaluated_in_bits_that_bound_the_bytes(name, tmp_path):
+    flags = [*SIGMA, "--likelihood.name", name, "--optim.steps", "2", "--run-dir", str(tmp_path)]
+    if name not in DISCRETE:
+        flags += ["--likelihood.dequantise", "True"]
+    if name in ANALYTIC:
+        flags += ["--likelihood.soft-clip", "True"]
+    if name == "logistic-mixture":
+        flags += ["--likelihood.mixtures", "2"]
+    assert train.main(flags) == 0
+    assert evaluate.main([str(tmp_path), "--n-videos", "2", "--n-samples", "2", "--n-importance", "2"]) == 0
+    bounds = json.loads((tmp_path / "evaluation" / "own" / "metrics.json").read_text())["bounds"]
+    assert bounds["bits_bound_the_bytes"] and 0 < bounds["bits_per_dim"] < 20
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert all(line["train/bits_per_dim"] > 0 for line in lines if "train/loss" in line)
 
 
 def test_wandb_offline_gets_scalars_and_gifs(tmp_path):
@@ -225,6 +283,17 @@ def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
         (["demo", "--objective.tolerance", "1e-200"], ["an RMSE below 1e-06 is no picture's"]),
         (["demo", "--data.root", "data"], ["data.root is not used by digits"]),
         (["smmnist-beta", "--likelihood.sigma", "nan"], ["likelihood.sigma must be finite and > 0, got nan"]),
+        (
+            ["smmnist-sigma", "--objective.name", "iwae"],
+            ["objective iwae weighs samples"],
+        ),
+        (["smmnist-geco-iwae", "--likelihood.name", "bitwise"], ["use likelihood.name gaussian, not bitwise"]),
+        (["smmnist-geco", "--likelihood.dequantise", "True"], ["likelihood.dequantise is not used by objective geco"]),
+        (["smmnist-sigma", "--likelihood.mixtures", "3"], ["likelihood.mixtures is not used by optimal-sigma"]),
+        (["mnist-vae", "--data.n-past", "2"], ["mnist holds single images", "pass --data.n-past 0 --data.n-future 1"]),
+        (["mnist-vae", "--model.rnn-size", "8"], ["model.rnn-size is not used on images"]),
+        (["mnist-vae", "--objective.loss-on", "future"], ["objective.loss-on future needs context frames"]),
+        (["mnist-vae", "--data.seed", "1"], ["data.seed is not used by mnist"]),
         (["demo", "--wandb.project", "x"], ["wandb.project is not used with wandb.mode off"]),
     ],
 )
