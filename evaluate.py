@@ -2,6 +2,7 @@
 
     python evaluate.py runs/demo                                        GIFs, strips, curves, metrics.json, metrics.csv
     python evaluate.py runs/smmnist-geco --n-samples 10 --n-videos 256  part of the protocol, and said so
+    python evaluate.py runs/bair-geco --clip mine.gif                   futures of one's own clip
     python evaluate.py runs/mnist-geco                                  single images: errors, bounds, pictures
 
 Everything lands in RUN/evaluation/PROTOCOL/ (images: RUN/evaluation/images/). A video's predictions are a function of
@@ -21,8 +22,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets import load_dataset
-from seqvae.config import RunConfig, build_model, read_config
-from seqvae.evaluation import bounds, futures, images
+from datasets.video_folder import read_video
+from seqvae.config import DataConfig, RunConfig, build_model, read_config
+from seqvae.evaluation import bounds, clip, futures, images
 from seqvae.image_model import ImageVAE
 from seqvae.metrics.protocols import Protocol, find_protocol, label, own_protocol
 from seqvae.model import SequenceVAE
@@ -41,18 +43,24 @@ class EvalConfig:
     protocol: Literal["auto", "srvp-2020", "own"] = "auto"  # auto: the published one for its data, or else own
     n_samples: int | None = None  # futures per video; the protocol's (own: 10)
     n_videos: int | None = None  # test videos, from the first; the protocol's (own: 64)
-    n_importance: int = 10  # posterior samples per video of the importance-weighted bound; 1 leaves it out
+    n_importance: int | None = None  # posterior samples per video of the importance-weighted bound; 10, 1: without it
     batch_size: int = 16  # videos at once; changes no number
     seed: int = 0  # of the predictions' noise
     checkpoint: Literal["best", "last"] = "best"  # best on validation, or the last one
+    clip: Path | None = None  # predict this video file (or folder of frames) instead of the test set
+    n_future: int | None = None  # with --clip: frames to predict; as many as in training
     out: Path | None = None  # where to write; RUN/evaluation/PROTOCOL
     data_root: Path | None = None  # folder of downloaded data, if it is not where the run had it
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
 
     def __post_init__(self) -> None:
-        for name in ("n_samples", "n_videos", "n_importance", "batch_size"):
+        for name in ("n_samples", "n_videos", "n_importance", "batch_size", "n_future"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}")
+        if self.n_future is not None and self.clip is None:
+            raise ValueError("--n-future goes with --clip: a test set's length is the protocol's; drop it")
+        if self.clip is not None and (self.n_videos is not None or self.protocol != "auto"):
+            raise ValueError("--n-videos and --protocol are about a test set, and --clip predicts one video; drop them")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed must be in [0, 2^32), got {self.seed}")
 
@@ -63,7 +71,8 @@ def main(argv: list[str]) -> int:
         args = tyro.cli(EvalConfig, args=argv, prog="evaluate.py", description=__doc__)
         device = choose_device(args.device, "--device")
         cfg = read_config(args.run_dir)
-        evaluation = (prepare_images if cfg.data.images else prepare_videos)(args, cfg, device)
+        prepare = prepare_images if cfg.data.images else prepare_videos if args.clip is None else prepare_clip
+        evaluation = prepare(args, cfg, device)
         evaluation.out.mkdir(parents=True, exist_ok=True)
     except (ValueError, FileNotFoundError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
@@ -95,14 +104,20 @@ class Evaluation:
 def prepare_videos(args: EvalConfig, cfg: RunConfig, device: torch.device) -> Evaluation:
     """Predictions, their scores and pictures, and the bounds, under one protocol."""
     protocol = choose_protocol(args, cfg)
-    n_samples, n_videos = args.n_samples or protocol.n_samples, args.n_videos or protocol.n_videos
-    name = label(protocol, n_samples, n_videos)
     clips = test_clips(args, cfg, protocol)
-    model, state = load_model(args, cfg, clips.channels, device)
+    if protocol.name == "own" and args.n_videos is None:
+        protocol = dataclasses.replace(protocol, n_videos=min(protocol.n_videos, len(clips)))
+    n_samples, n_videos = args.n_samples or protocol.n_samples, args.n_videos or protocol.n_videos
+    if n_videos > len(clips):
+        raise ValueError(f"--n-videos {n_videos}: the test split of {protocol.test_set} has {len(clips)}")
+    name = label(protocol, n_samples, n_videos)
+    model, state = load_model(args, cfg, device)
     mean_image = mean_training_image(args, cfg)
     out = args.out or args.run_dir / "evaluation" / protocol.name
 
     def run() -> list[str]:
+        # First, being the cheaper half: what goes wrong for want of memory goes wrong before the predictions.
+        common = common_facts(args, cfg, model, state, clips, n_videos, protocol.n_past, device)
         scores = futures.score(
             model, clips, mean_image, protocol, n_samples, n_videos, args.batch_size, args.seed, device
         )
@@ -113,7 +128,7 @@ def prepare_videos(args: EvalConfig, cfg: RunConfig, device: torch.device) -> Ev
             "n_samples": n_samples,
             "n_videos": n_videos,
             "test_set": {"name": protocol.test_set, "sha256": scores.content_hash},
-            **common_facts(args, cfg, model, state, clips, n_videos, protocol.n_past, device),
+            **common,
         }
         futures.write_results(out, facts, summaries, scores)
         futures.draw(out, protocol, summaries, scores)
@@ -122,15 +137,32 @@ def prepare_videos(args: EvalConfig, cfg: RunConfig, device: torch.device) -> Ev
     return Evaluation(out, run)
 
 
+def prepare_clip(args: EvalConfig, cfg: RunConfig, device: torch.device) -> Evaluation:
+    """Futures of the person's own clip, cropped and scaled to the model's size; grey for a model of grey pictures."""
+    model, _ = load_model(args, cfg, device)
+    frames = torch.from_numpy(read_video(args.clip, cfg.data.image_size, cfg.data.stride or 1))  # (T, S, S, 3) uint8
+    video = frames.permute(0, 3, 1, 2)
+    if model.channels == 1:
+        video = video.float().mean(1, keepdim=True).round().byte()
+    if len(video) < cfg.data.n_past:
+        raise ValueError(f"--clip {args.clip} has {len(video)} frames, and the model looks at {cfg.data.n_past}")
+    out = args.out or args.run_dir / "evaluation" / f"clip_{args.clip.stem}"
+    lengths = {"n_past": cfg.data.n_past, "n_future": args.n_future or cfg.data.n_future}
+    n_samples = (args.n_samples or 4) if model.z_dim else 1
+    return Evaluation(out, lambda: clip.predict(model, video, out, **lengths, n_samples=n_samples, seed=args.seed))
+
+
 def prepare_images(args: EvalConfig, cfg: RunConfig, device: torch.device) -> Evaluation:
     """Errors, bounds and pictures of a model of single images, on the whole test split unless --n-videos says less."""
-    if args.n_samples is not None or args.protocol != "auto":
-        raise ValueError("--n-samples and --protocol are about predicted videos, and this run is on images; drop them")
+    if args.n_samples is not None or args.protocol != "auto" or args.clip is not None:
+        raise ValueError(
+            "--n-samples, --protocol and --clip are about predicted videos, and this run is on images; drop them"
+        )
     clips = load_dataset(split="test", **data_arguments(args, cfg))
     n_images = args.n_videos or len(clips)
     if n_images > len(clips):
         raise ValueError(f"--n-videos {n_images}: the test split of {cfg.data.name} has {len(clips)}")
-    model, state = load_model(args, cfg, clips.channels, device)
+    model, state = load_model(args, cfg, device)
     out = args.out or args.run_dir / "evaluation" / "images"
 
     def run() -> list[str]:
@@ -162,7 +194,7 @@ def common_facts(
         clips,
         n_videos,
         n_past=n_past,
-        n_importance=args.n_importance if model.z_dim else 1,
+        n_importance=(args.n_importance or 10) if model.z_dim else 1,
         seed=args.seed,
         batch_size=args.batch_size,
         device=device,
@@ -173,7 +205,7 @@ def common_facts(
         "checkpoint": args.checkpoint,
         "step": state["step"],
         "seed": args.seed,
-        **bounds.training_facts(cfg, model, state, clips.channels),
+        **bounds.training_facts(cfg, model, state),
         "bounds": bounds.summarise(measured, n_past),
     }
 
@@ -181,21 +213,31 @@ def common_facts(
 def choose_protocol(args: EvalConfig, cfg: RunConfig) -> Protocol:
     """The published protocol where the run's data has one; ValueError where it does not fit."""
     data, n_samples = cfg.data, 1 if cfg.model.prior == "none" else None
-    if n_samples and args.n_samples not in (None, 1):
-        raise ValueError(f"--n-samples {args.n_samples}: a model without latent has one future per video; drop it")
-    own_digits = {name: getattr(data, name) for name in PUBLISHED_DIGITS if getattr(data, name) is not None}
-    fixed = data.name == "moving_mnist" and data.image_size == 64 and own_digits.items() <= PUBLISHED_DIGITS.items()
-    name = ("srvp-2020" if fixed else "own") if args.protocol == "auto" else args.protocol
+    for name in ("n_samples", "n_importance"):
+        if n_samples and getattr(args, name) not in (None, 1):
+            flag = f"--{name.replace('_', '-')} {getattr(args, name)}"
+            raise ValueError(f"{flag}: a model without latent has one future per video; drop it")
+    test_set = published_test_set(data)
+    name = ("srvp-2020" if test_set else "own") if args.protocol == "auto" else args.protocol
     if name == "own":
         wanted = (args.n_samples or n_samples or 10, args.n_videos or 64)
         return own_protocol(data.name, data.n_past, data.n_future, *wanted)
-    if not fixed:
+    if test_set is None:
         raise ValueError(
-            f"--protocol {name} is defined on 64-px stochastic Moving MNIST, and this run was trained on {data.name}, "
-            f"image-size {data.image_size}, {data.options()}; use --protocol own"
+            f"--protocol {name} is defined on 64-px stochastic Moving MNIST and on BAIR, and this run was trained on "
+            f"{data.name}, image-size {data.image_size}, {data.options()}; use --protocol own"
         )
-    protocol = find_protocol(name, "smmnist_srvp")
+    protocol = find_protocol(name, test_set)
     return dataclasses.replace(protocol, n_samples=n_samples) if n_samples else protocol
+
+
+def published_test_set(data: DataConfig) -> str | None:
+    """Name of the published test set that belongs to a run's data, if there is one."""
+    if data.name == "bair":
+        return "bair"
+    own_digits = {name: getattr(data, name) for name in PUBLISHED_DIGITS if getattr(data, name) is not None}
+    fixed = data.name == "moving_mnist" and data.image_size == 64 and own_digits.items() <= PUBLISHED_DIGITS.items()
+    return "smmnist_srvp" if fixed else None
 
 
 def test_clips(args: EvalConfig, cfg: RunConfig, protocol: Protocol):
@@ -204,10 +246,7 @@ def test_clips(args: EvalConfig, cfg: RunConfig, protocol: Protocol):
     if protocol.test_set != cfg.data.name:
         arguments = {k: v for k, v in arguments.items() if k not in cfg.data.options()}
     arguments |= {"name": protocol.test_set, "seq_len": protocol.n_past + protocol.n_future}
-    clips = load_dataset(split="test", **arguments)
-    if protocol.n_videos > len(clips):
-        raise ValueError(f"--n-videos {protocol.n_videos}: the test split of {protocol.test_set} has {len(clips)}")
-    return clips
+    return load_dataset(split="test", **arguments)
 
 
 def data_arguments(args: EvalConfig, cfg: RunConfig) -> dict[str, object]:
@@ -217,18 +256,18 @@ def data_arguments(args: EvalConfig, cfg: RunConfig) -> dict[str, object]:
     return cfg.data.arguments() | ({"root": str(args.data_root)} if args.data_root else {})
 
 
-def load_model(
-    args: EvalConfig, cfg: RunConfig, channels: int, device: torch.device
-) -> tuple[SequenceVAE | ImageVAE, dict]:
+def load_model(args: EvalConfig, cfg: RunConfig, device: torch.device) -> tuple[SequenceVAE | ImageVAE, dict]:
     """The run's model in eval mode, averaged weights where it has them, and the checkpoint's state."""
     path = args.run_dir / "checkpoints" / f"{args.checkpoint}.pt"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; train the run to its first checkpoint, or choose --checkpoint")
     state = checkpoint.load(path)
-    model = build_model(cfg, channels)
+    weights = state["ema"] or state["model"]
     try:
-        model.load_state_dict(state["ema"] or state["model"])
-    except RuntimeError:
+        first = next(weight for name, weight in weights.items() if name.startswith("encoder."))  # (out, C, k, k)
+        model = build_model(cfg, first.shape[1])
+        model.load_state_dict(weights)
+    except (RuntimeError, StopIteration):
         raise ValueError(f"{path} is of another model than {args.run_dir}/config.json describes") from None
     return model.to(device).eval(), state
 

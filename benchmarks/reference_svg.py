@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqvae.model import SequenceVAE
+from seqvae.networks.vgg import VGGDecoder, VGGEncoder
 
 
 class CellStack:
@@ -51,11 +52,18 @@ class ReferenceSVG:
         for level in encoder.levels:
             x = level(x)
             skips.append(x)
+            if isinstance(encoder, VGGEncoder):
+                x = F.max_pool2d(x, 2)
         return encoder.head(x).flatten(1), skips
 
     def _decode(self, g: Tensor, skips: list[Tensor]) -> Tensor:
         decoder = self.model.decoder
         d = decoder.head(g[:, :, None, None])
+        if isinstance(decoder, VGGDecoder):
+            for first, rest, skip in zip(decoder.firsts, decoder.rests, reversed(skips)):
+                d = d.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+                d = rest(first(torch.cat([d, skip], dim=1)))
+            return d
         for i, (conv, skip) in enumerate(zip(decoder.levels, reversed(skips))):
             d = conv(torch.cat([d, skip], dim=1))
             if i < len(decoder.norms):

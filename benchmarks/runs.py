@@ -2,14 +2,17 @@
 
 import json
 import platform
-import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 
 import evaluate
 import train
+from seqvae.config import read_config
+from seqvae.training import checkpoint
+from seqvae.training.logger import read_metrics
 
 
 def train_and_evaluate(run_dir: Path, flags: Sequence[str], evaluation: Sequence[str]) -> dict:
@@ -17,17 +20,25 @@ def train_and_evaluate(run_dir: Path, flags: Sequence[str], evaluation: Sequence
 
     A run folder that is there already is gone on with, so a broken table is finished by the same command.
     """
-    start = time.perf_counter()
     code = train.main([*flags, "--run-dir", str(run_dir)])
-    minutes = (time.perf_counter() - start) / 60
     if code == 2:
         raise SystemExit(2)  # the settings are wrong, and train.py has said how
-    report = {"minutes": minutes, "end": "" if code == 0 else "training failed"}
-    if code == 0 and evaluate.main([str(run_dir), *evaluation]) == 0:
-        (path,) = (run_dir / "evaluation").glob("*/metrics.json")
-        report |= json.loads(path.read_text())
-    skipped = [json.loads(line).get("train/skipped_steps", 0) for line in (run_dir / "metrics.jsonl").open()]
-    return report | {"skipped": max(skipped, default=0)}
+    cfg = read_config(run_dir)
+    if code == 0 and checkpoint.load(run_dir / "checkpoints" / "last.pt")["step"] < cfg.optim.steps:
+        raise SystemExit("stopped by a signal; the same command goes on from there")
+    report = {"end": "training failed"}
+    if code == 0:
+        out = run_dir / "table"
+        evaluated = evaluate.main([str(run_dir), *evaluation, "--out", str(out)]) == 0
+        report = json.loads((out / "metrics.json").read_text()) if evaluated else {"end": "evaluation failed"}
+    lines = [line for line in read_metrics(run_dir / "metrics.jsonl") if "train/frames_per_second" in line]
+    frames = cfg.optim.batch_size * cfg.data.n_drawn  # of a step
+    steps = [b - a for a, b in pairwise([0, *(line["step"] for line in lines)])]
+    seconds = sum(n * frames / line["train/frames_per_second"] for n, line in zip(steps, lines, strict=True))
+    return report | {
+        "minutes": seconds / 60,
+        "skipped": max((line["train/skipped_steps"] for line in lines), default=0),
+    }
 
 
 def markdown(columns: dict[str, Callable[[dict], str]], rows: dict[str, dict]) -> list[str]:

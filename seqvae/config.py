@@ -26,10 +26,10 @@ MAX_SEED = 2**32
 class DataConfig:
     """Which videos, and how they are cut. Unset options take the dataset's default."""
 
-    name: Literal["digits", "moving_mnist", "mnist", "cifar10"] = (
-        "digits"  # digits: drawn here, nothing to download; moving_mnist: real ones; mnist, cifar10: single images
-    )
-    root: str | None = None  # all but digits: folder of the downloaded files; data
+    # digits: drawn here, nothing to download; moving_mnist: real ones; bair: robot pushing; video_folder: your own;
+    # mnist, cifar10: single images
+    name: Literal["digits", "moving_mnist", "bair", "video_folder", "mnist", "cifar10"] = "digits"
+    root: str | None = None  # all but digits: folder of the files; data
     n_past: int = 5  # frames to condition on; 0 for images
     n_future: int = 10  # frames to predict in training; 1 for images
     image_size: int = 64  # 32, 64 or 128 pixels
@@ -40,6 +40,8 @@ class DataConfig:
     deterministic: bool | None = None  # keep the speed at a bounce instead of drawing a new one; False
     min_speed: int | None = None  # smallest |dx| and |dy|, pixels per frame; 0
     max_speed: int | None = None  # largest |dx| and |dy|, pixels per frame; 4
+    flip: bool | None = None  # bair: turn training clips left to right at random; False
+    stride: int | None = None  # video_folder: take every stride-th frame of a video; 1
     source: Literal["torchvision", "jpeg"] | None = None  # cifar10: the published files, or a lossy copy; torchvision
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -71,7 +73,17 @@ class DataConfig:
 
     def options(self) -> dict[str, object]:
         """The dataset's own options, those that were set."""
-        names = ("glyphs", "digit_size", "n_digits", "deterministic", "min_speed", "max_speed", "source")
+        names = (
+            "glyphs",
+            "digit_size",
+            "n_digits",
+            "deterministic",
+            "min_speed",
+            "max_speed",
+            "flip",
+            "stride",
+            "source",
+        )
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def arguments(self) -> dict[str, object]:
@@ -215,15 +227,15 @@ class RunConfig:
                 if getattr(likelihood, name):
                     raise ValueError(f"likelihood.{name} is not used by objective {objective.name}, {why}; drop it")
         elif likelihood.name != "gaussian":
-            for name in ("beta", "svg_beta"):
-                if getattr(objective, name) not in (None, 1.0):
+            for name, neutral in (("beta", (None, 1.0)), ("svg_beta", (None,))):
+                if getattr(objective, name) not in neutral:
                     raise ValueError(
                         f"objective.{name.replace('_', '-')} goes with likelihood.name gaussian: {likelihood.name} "
                         "calibrates itself, its KL weighs 1; drop it (or pass None)"
                     )
         if self.model.prior == "none":
-            for name in ("beta", "svg_beta", "kl_warmup", "kl_cycle", "free_bits"):
-                if getattr(objective, name) not in (None, 0, 1.0):
+            for name, unset in (("beta", 1.0), ("svg_beta", None), ("kl_warmup", 0), ("kl_cycle", 0), ("free_bits", 0)):
+                if getattr(objective, name) not in (None, unset):
                     flag = f"objective.{name.replace('_', '-')}"
                     raise ValueError(f"{flag} weighs a KL, and model.prior none has no latent; drop it (or pass None)")
 

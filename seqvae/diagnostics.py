@@ -29,27 +29,33 @@ def active_units(q: Gaussian, p: Gaussian) -> Tensor:
 class MarginalKL(NamedTuple):
     """KL between the aggregated posterior and the aggregated prior of each frame, (F,) nats, and what limits it."""
 
-    rate: Tensor  # mean KL(q || p)
+    rate: Tensor  # mean KL(q || p), estimated from the samples
     mutual_information: Tensor  # of video and latent under q, at most log N
-    marginal: Tensor  # KL(mean of q || mean of p), 0 <= marginal <= rate up to sampling error
+    marginal: Tensor  # KL(mean of q || mean of p); true values lie in [0, rate]
+    prior_overlap: Tensor  # mean log of the number of priors that share in the aggregated prior's value at a sample
     n: int  # videos in the aggregates
 
     @property
     def cap(self) -> float:
-        """log N: no estimate of the mutual information exceeds it, and marginal >= rate - cap."""
+        """log N: no estimate of the mutual information exceeds it; with a fixed prior, marginal >= rate - cap."""
         return math.log(self.n)
 
     @property
-    def capped(self) -> Tensor:
-        """(F,) bool: the information is within 1 nat of the cap, so the marginal KL is too high: use more videos."""
-        return self.mutual_information > self.cap - 1
+    def unreliable(self) -> Tensor:
+        """(F,) bool: an aggregate rests on hardly more than one video at a typical sample; more videos are needed.
+
+        Either the information is within 1 nat of its cap (with a fixed prior the marginal KL is then too high), or
+        fewer than e of a learned prior's components reach a sample.
+        """
+        return (self.mutual_information > self.cap - 1) | (self.prior_overlap < 1)
 
 
 def marginal_kl(q: Gaussian, p: Gaussian, z: Tensor) -> MarginalKL:
     """KL(E_x q(z_t | x) || E_x p(z_t | x)) per frame, both aggregates mixtures over all N videos.
 
-    It is what is left of the rate when the latents' information about x is taken out, and not the rate itself. Its sum
-    over frames is not the KL of the joint.
+    With a fixed prior, rate = mutual information + marginal KL: it is what is left of the rate when the latents'
+    information about x is taken out. With a learned one the prior's own information goes out as well. Its sum over
+    frames is not the KL of the joint.
 
     Args:
         q, p: (N, F, Z); a fixed prior is one that is the same for every video.
@@ -61,18 +67,20 @@ def marginal_kl(q: Gaussian, p: Gaussian, z: Tensor) -> MarginalKL:
     q, p, z = Gaussian(q.mu.double(), q.logvar.double()), Gaussian(p.mu.double(), p.logvar.double()), z.double()
     own = q.log_prob(z) - p.log_prob(z)  # (N, F), the rate's estimate
     for t in range(z.shape[1]):
-        aggregated = [_mixture_log_prob(Gaussian(g.mu[:, t], g.logvar[:, t]), z[:, t]) for g in (q, p)]
-        information = q.log_prob(z)[:, t] - aggregated[0]
-        rows.append(torch.stack([own[:, t].mean(), information.mean(), (aggregated[0] - aggregated[1]).mean()]))
+        (posterior, _), (prior, overlap) = (_mixture(Gaussian(g.mu[:, t], g.logvar[:, t]), z[:, t]) for g in (q, p))
+        information = q.log_prob(z)[:, t] - posterior
+        rows.append(torch.stack([x.mean() for x in (own[:, t], information, posterior - prior, overlap)]))
     return MarginalKL(*torch.stack(rows, dim=1), n)
 
 
-def _mixture_log_prob(g: Gaussian, z: Tensor) -> Tensor:
-    """log 1/N sum_j g_j(z_i), (N,), for g and z of shape (N, Z)."""
+def _mixture(g: Gaussian, z: Tensor) -> tuple[Tensor, Tensor]:
+    """log 1/N sum_j g_j(z_i) and the log of the effective number of its components, (N,), for g and z of (N, Z)."""
     precision = (-g.logvar).exp()
     constant = (g.mu.square() * precision + g.logvar + math.log(2 * math.pi)).sum(-1)  # (N,)
-    parts = []
+    values, overlaps = [], []
     for rows in z.split(ROWS):
         squares = rows.square() @ precision.T - 2 * rows @ (g.mu * precision).T + constant  # (rows, N)
-        parts.append((-0.5 * squares).logsumexp(-1))
-    return torch.cat(parts) - math.log(len(z))
+        total = (-0.5 * squares).logsumexp(-1)
+        values.append(total - math.log(len(z)))
+        overlaps.append(2 * total - (-squares).logsumexp(-1))  # (sum w)^2 / sum w^2
+    return torch.cat(values), torch.cat(overlaps)

@@ -22,7 +22,7 @@ class ImageVAE(nn.Module):
     def __init__(self, cfg: ModelConfig, likelihood: Likelihood, *, image_size: int, channels: int) -> None:
         super().__init__()
         cfg = cfg.resolved(images=True)
-        self.z_dim = cfg.z_dim
+        self.channels, self.z_dim = channels, cfg.z_dim
         sizes = (cfg.g_dim, cfg.width, cfg.norm)
         self.encoder = build_encoder(cfg.network, image_size, channels, *sizes)
         self.posterior = nn.Linear(cfg.g_dim, 2 * cfg.z_dim)

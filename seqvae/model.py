@@ -28,7 +28,7 @@ IMAGE_FIELDS = ("network", "norm", "prior", "width", "g_dim", "z_dim")
 class ModelConfig:
     """Sizes of the predictor; the defaults are SVG's for Moving MNIST."""
 
-    network: Literal["dcgan"] = "dcgan"  # encoder and decoder, with skips
+    network: Literal["dcgan", "vgg"] = "dcgan"  # encoder and decoder, with skips; SVG: dcgan on digits, vgg on BAIR
     norm: Literal["batch", "group"] = "batch"  # of the convolutions; batch as in SVG, group is blind to the batch
     prior: Literal["learned", "fixed", "none"] = "learned"  # SVG-LP, SVG-FP, or no latent: a deterministic predictor
     width: int = 64  # channels of the finest level
@@ -101,7 +101,8 @@ class SequenceVAE(nn.Module):
     ) -> None:
         super().__init__()
         cfg = cfg.resolved()
-        self.n_past, self.z_dim, self.last_frame_skip = n_past, cfg.z_dim or 0, cfg.last_frame_skip
+        self.channels, self.n_past, self.z_dim = channels, n_past, cfg.z_dim or 0
+        self.last_frame_skip = cfg.last_frame_skip
         sizes = (cfg.g_dim, cfg.width, cfg.norm)
         self.encoder = build_encoder(cfg.network, image_size, channels, *sizes)
         self.decoder = build_decoder(cfg.network, image_size, likelihood.param_channels, *sizes)

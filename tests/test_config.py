@@ -92,7 +92,7 @@ def test_only_what_changes_no_number_may_differ_on_resume():
         missing = (
             {f.name for f in dataclasses.fields(part)}
             - set(values)
-            - {"name", "network", "beta", "svg_beta", "project", "source"}
+            - {"name", "network", "beta", "svg_beta", "project", "source", "flip", "stride"}
             - {"kl_warmup", "kl_cycle", "free_bits", "n_importance", "form", "constraint_on"}  # of other objectives
         )
         assert not missing, f"{group}: this test forgets {missing}"
@@ -124,6 +124,12 @@ def test_only_what_changes_no_number_may_differ_on_resume():
             "objective geco weighs latents, and model.prior none has none",
         ),
         ({"objective": ObjectiveConfig(beta=0.5)}, "objective.beta goes with likelihood.name gaussian"),
+        ({"objective": ObjectiveConfig(svg_beta=1.0)}, "objective.svg-beta goes with likelihood.name gaussian"),
+        (
+            {"objective": ObjectiveConfig(free_bits=1.0), "model": ModelConfig(prior="none")},
+            "objective.free-bits weighs",
+        ),
+        ({"objective": ObjectiveConfig(kl_warmup=1), "model": ModelConfig(prior="none")}, "objective.kl-warmup weighs"),
         ({"objective": ObjectiveConfig(svg_beta=1e-4)}, "objective.svg-beta goes with likelihood.name gaussian"),
         (
             {"objective": ObjectiveConfig(beta=2.0), "likelihood": GAUSSIAN, "model": ModelConfig(prior="none")},

@@ -23,7 +23,7 @@ def test_the_marginal_kl_of_a_gaussian_channel_has_the_known_value_and_is_not_th
     assert_close(found.mutual_information.item(), 1.4225, atol=0.03, rtol=0)
     assert_close(found.marginal.item(), 0.0054, atol=0.004, rtol=0)
     assert_close(found.rate, found.mutual_information + found.marginal, atol=1e-9, rtol=0)
-    assert found.cap == math.log(20_000) and not found.capped.any()
+    assert found.cap == math.log(20_000) and not found.unreliable.any()
 
 
 @pytest.mark.parametrize("n", [10, 100, 1000])
@@ -33,7 +33,7 @@ def test_the_information_never_exceeds_log_n_and_is_flagged_when_it_is_near(n):
     q = Gaussian(mu, torch.full_like(mu, -6.0))
     p = standard_normal_like(q)
     found = marginal_kl(q, p, q.sample(torch.randn_like(mu)))
-    assert (found.mutual_information <= math.log(n) + 1e-9).all() and found.capped.all()
+    assert (found.mutual_information <= math.log(n) + 1e-9).all() and found.unreliable.all()
     assert (found.marginal >= found.rate - found.cap - 1e-9).all()
     assert_close(found.rate, gaussian_kl(q, p).mean(0).double(), atol=15 / math.sqrt(n), rtol=0)
 
@@ -65,3 +65,14 @@ def test_a_latent_is_active_when_its_posterior_mean_moves_beside_the_priors():
     assert active_units(Gaussian(mu, torch.zeros_like(mu)), narrow).tolist() == [True, False, True, False]
     fixed = Gaussian(mu, torch.zeros_like(mu))
     assert active_units(fixed, standard_normal_like(fixed)).all()
+
+
+def test_a_learned_prior_whose_components_never_meet_is_called_unreliable():
+    torch.manual_seed(0)
+    mu = torch.randn(200, 1, 4, dtype=torch.float64)
+    q = Gaussian(mu, torch.full_like(mu, 2.0))  # wide: little information, far below its cap
+    far_apart = Gaussian(20 * mu, torch.full_like(mu, -6.0))
+    z = q.sample(torch.randn_like(mu))
+    found = marginal_kl(q, far_apart, z)
+    assert found.mutual_information < found.cap - 1 and found.unreliable.all()
+    assert not marginal_kl(q, Gaussian(mu, torch.full_like(mu, 2.0)), z).unreliable.any()

@@ -99,7 +99,7 @@ def test_seed_checkpoint_and_device_are_used(trained, tmp_path):
 def test_averaged_weights_are_the_ones_evaluated(tmp_path, capsys):
     assert train.main([*GECO, "--optim.ema", "0.9", "--run-dir", str(tmp_path)]) == 0
     args = evaluate.EvalConfig(run_dir=tmp_path, checkpoint="last")
-    model, state = evaluate.load_model(args, read_config(tmp_path), 1, torch.device("cpu"))
+    model, state = evaluate.load_model(args, read_config(tmp_path), torch.device("cpu"))
     assert state["step"] == 6 and not torch.equal(
         state["ema"]["encoder.head.0.weight"], state["model"]["encoder.head.0.weight"]
     )

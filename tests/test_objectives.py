@@ -279,6 +279,7 @@ def test_every_field_of_geco_changes_what_is_built(field):
         ({"name": "geco", "tolerance": 0.1, "lambda_warmup": -1}, "objective.lambda-warmup must be finite and >= 0"),
         ({"beta": -1.0}, "objective.beta must be finite and >= 0, got -1.0"),
         ({"beta": 1.0, "svg_beta": 1e-4}, "two units of one weight"),
+        ({"kl_cycle": 1}, "objective.kl-cycle must be 0"),
         ({"kl_warmup": 5, "kl_cycle": 5}, "two schedules of one weight"),
         ({"kl_warmup": -5}, "objective.kl-warmup must be finite and >= 0"),
         ({"free_bits": -0.1}, "objective.free-bits must be finite and >= 0"),
@@ -380,6 +381,24 @@ def test_geco_iwae_with_one_sample_is_geco(form, n_frames, constraint_on):
         sse = (sse.detach() * 0.7).requires_grad_()
 
 
+@pytest.mark.parametrize("form", ["coherent", "additive"])
+def test_the_form_that_is_asked_for_is_the_one_that_is_minimised(form):
+    cfg = ObjectiveConfig(name="geco-iwae", tolerance=0.1, lambda_init=3.0, form=form, n_importance=4)
+    objective = build_objective(cfg, n_frames=4, dims=2).train()
+    sse, log_ratio = samples(4)
+    mask = torch.tensor([1.0, 0.0, 1.0, 1.0])
+    loss, _ = objective(terms(sse, mask=mask, dims=2, log_ratio=log_ratio))
+    cost, ratio = (sse - 2 * 0.1**2)[..., [0, 2, 3]].sum(-1), log_ratio[..., [0, 2, 3]].sum(-1)  # (K, B)
+    if form == "coherent":
+        expected = -(ratio - 3 * cost).exp().mean(0).log()
+    else:
+        w = (ratio - cost).exp()
+        expected = (2 * w * cost).sum(0) / w.sum(0) - w.mean(0).log()
+    assert_close(loss, expected.sum() / 9)
+    ours, theirs = (torch.autograd.grad(x, sse, retain_graph=True)[0] for x in (loss, expected.sum() / 9))
+    assert_close(ours, theirs)
+
+
 def test_geco_iwae_at_lambda_one_with_the_nll_as_cost_is_iwae():
     sse, log_ratio = samples(5)
     log_px = gaussian_log_prob(sse, 7, 0.3)
@@ -475,3 +494,12 @@ def test_free_bits_charge_each_latent_at_least_their_amount_and_leave_the_report
     plain, expected = Elbo(1.0)(terms(sse, kl))
     assert_close(loss - plain, torch.tensor(0.5 - 0.2 + 0.5, dtype=torch.float64))
     assert_close(numbers["elbo_nats_per_frame"], expected["elbo_nats_per_frame"])
+
+
+def test_frames_that_no_loss_looks_at_have_no_say_in_the_verdict():
+    objective = geco(tolerance=0.9, n_frames=3)
+    sse = torch.full((2, 3), 0.25, dtype=torch.float64)
+    objective(terms(sse, mask=torch.tensor([0.0, 1.0, 1.0])))
+    objective.after_step()
+    assert objective.verdict() == "met" and objective.rmse().item() == pytest.approx(0.5)
+    assert "RMSE 0.5000" in objective.summary() and "room to spare" in objective.summary()

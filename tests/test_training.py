@@ -337,3 +337,34 @@ def test_broken_lines_of_the_log_are_passed_over(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n{}\n3\n\xff\n{"step": 2, "x": 1}\n{"st')
     assert read_metrics(path) == [{"step": 1}, {"step": 2, "x": 1}]
+
+
+def test_the_settings_of_a_run_reach_its_terms():
+    iwae = dataclasses.replace(
+        TINY, likelihood=LikelihoodConfig(name="shared-sigma", dequantise=True), objective=ObjectiveConfig(name="iwae")
+    )
+    for cfg, n_samples, bits in ((iwae, 5, 8.0), (GECO, 1, math.log2(255))):
+        trainer = build_trainer(cfg, 1, CPU)
+        seen = []
+        forward = trainer.objective.forward
+        trainer.objective.forward = lambda terms: seen.append(terms) or forward(terms)  # noqa: B023
+        trainer.train_step(video())
+        assert seen[0].log_ratio.shape[0] == n_samples and seen[0].bits_offset == bits
+    plain = build_trainer(change(iwae, "likelihood", dequantise=None), 1, CPU)
+    noise, generator = torch.zeros(1, 3, 3, 3), torch.Generator().manual_seed(0)
+    trainer = build_trainer(iwae, 1, CPU)
+    noisy, exact = (t.terms(t.model.eval(), video(), noise, generator)[1] for t in (trainer, plain))
+    assert (noisy.log_px != exact.log_px).all() and torch.equal(noisy.kl, exact.kl)
+
+
+def test_a_run_saved_between_validations_quotes_bounds_at_the_moving_average_of_its_errors():
+    trainer = build_trainer(GECO, 1, CPU)
+    numbers = [trainer.train_step(video(i)) for i in range(2)]
+    mse = [n["rmse"].item() ** 2 for n in numbers]
+    expected = (0.999 * mse[0] + mse[1]) / 1.999
+    likelihood = trainer.model.eval().likelihood
+    assert_close(likelihood.quoted_variance().item(), expected)
+    params = torch.zeros(1, 1, 100, 100)
+    assert_close(
+        likelihood.sample(params, torch.Generator().manual_seed(0)).std().item(), expected**0.5, rtol=0.05, atol=0
+    )

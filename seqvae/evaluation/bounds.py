@@ -15,13 +15,14 @@ from seqvae.config import RunConfig
 from seqvae.diagnostics import active_units, marginal_kl
 from seqvae.gaussian import Gaussian, keyed_noise
 from seqvae.metrics.best_of_n import over_videos
+from seqvae.metrics.frame import without_tf32
 from seqvae.objectives import bits_per_dim, build_objective, iwae_bound
 from seqvae.objectives.base import effective_samples
 from seqvae.training.terms import Model, batch_terms
 from seqvae.training.trainer import as_float
 
 POSTERIOR_KEY = 2**32  # number of the first posterior sample, so that its noise is none of the predictions'
-FRAMES_AT_ONCE = 1024  # decoded at once: bounds the memory, changes no number
+FRAMES_AT_ONCE = 1024  # decoded at once, of up to 16 parameters a pixel: bounds the memory, changes no number
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Bounds:
 
 
 @torch.no_grad()
+@without_tf32()
 def measure_bounds(
     model: Model,
     clips: Dataset,
@@ -78,7 +80,8 @@ def measure_bounds(
             shape = video[:, -n_drawn:].shape[1:]
             draws = [np.random.default_rng([seed, POSTERIOR_KEY, v]).random(shape, dtype=np.float32) for v in videos]
             uniform = torch.from_numpy(np.stack(draws)).to(video.device)
-        at_once = max(1, FRAMES_AT_ONCE // (len(videos) * n_drawn))
+        width = max(1, model.likelihood.param_channels // 16)
+        at_once = max(1, FRAMES_AT_ONCE // (len(videos) * n_drawn * width))
         chunks: dict[str, list[Tensor]] = {"log_density": [], "log_ratio": []}
         for start in range(0, n_importance, at_once):
             samples = range(POSTERIOR_KEY + start, POSTERIOR_KEY + min(start + at_once, n_importance))
@@ -132,19 +135,21 @@ def summarise(bounds: Bounds, n_past: int | None) -> dict[str, object]:
             "mutual_information_per_frame": marginal.mutual_information.tolist(),
             "rate_sampled_per_frame": marginal.rate.tolist(),
             "log_n": marginal.cap,
-            "marginal_kl_capped": marginal.capped.any().item(),
+            "marginal_kl_unreliable": marginal.unreliable.any().item(),
         }
     return numbers
 
 
-def training_facts(cfg: RunConfig, model: Model, state: dict, channels: int) -> dict[str, object]:
+def training_facts(cfg: RunConfig, model: Model, state: dict) -> dict[str, object]:
     """The sigma that bounds are quoted with, where it is one number, and how GECO's training ended."""
     facts: dict[str, object] = {}
     variance = model.likelihood.quoted_variance()
     if variance is not None:
         facts["sigma"] = variance.sqrt().item()
     if "geco" in cfg.objective.name:
-        objective = build_objective(cfg.objective, n_frames=cfg.data.n_drawn, dims=channels * cfg.data.image_size**2)
+        objective = build_objective(
+            cfg.objective, n_frames=cfg.data.n_drawn, dims=model.channels * cfg.data.image_size**2
+        )
         objective.load_state_dict(state["objective"])
         status = {name.split("/")[1]: value.tolist() for name, value in objective.status().items()}
         facts["geco"] = {
@@ -175,11 +180,12 @@ def describe(facts: dict, n_videos: int) -> list[str]:
             float(np.mean(numbers[f"{name}_per_frame"]))
             for name in ("marginal_kl", "mutual_information", "rate_sampled")
         )
-        capped = "; the information is near its cap, so the marginal KL is too high" * numbers["marginal_kl_capped"]
+        more = "; too few videos tell these latents apart, so the marginal KL is unreliable"
+        doubt = more if numbers["marginal_kl_unreliable"] else ""
         lines.append(
             f"active units {numbers['active_units']} of {len(numbers['kl_per_latent'])}; marginal KL {marginal:.3f} "
             f"of a rate of {rate:.3f} nats per frame, mutual information {information:.3f}, N = {n_videos}, "
-            f"log N = {numbers['log_n']:.2f}{capped}"
+            f"log N = {numbers['log_n']:.2f}{doubt}"
         )
     return [*lines, f"geco: {facts['geco']['summary']}"] if "geco" in facts else lines
 

@@ -15,6 +15,7 @@ from seqvae.evaluation.bounds import POSTERIOR_KEY, estimate
 from seqvae.gaussian import keyed_noise
 from seqvae.image_model import ImageVAE
 from seqvae.metrics.best_of_n import over_videos
+from seqvae.metrics.frame import without_tf32
 from seqvae.training.checkpoint import write_atomically
 from seqvae.training.trainer import as_float
 from seqvae.visualize import Panel, write_strip
@@ -33,6 +34,7 @@ class Errors:
 
 
 @torch.no_grad()
+@without_tf32()
 def measure(model: ImageVAE, clips: Dataset, n_images: int, batch_size: int, seed: int, device: torch.device) -> Errors:
     """Reconstructs with the posterior's mean and with a sample of it, and draws images from the prior."""
     squared: dict[str, list[np.ndarray]] = {"posterior mean": [], "posterior sample": []}

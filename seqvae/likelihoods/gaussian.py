@@ -72,30 +72,50 @@ class OneSigma(GaussianLikelihood):
 
 
 class Calibrated(OneSigma):
-    """One sigma that gradients do not learn: bounds are quoted at the MSE of held-out clips (`calibrate`)."""
+    """One sigma that gradients do not learn: bounds are quoted at the MSE of held-out clips (`calibrate`).
+
+    Once the weights have moved on from those, a moving average of the training MSE stands in.
+    """
 
     calibrates = True
+    DECAY = 0.999  # of the stored MSE, per optimizer step; arithmetic, so the stored sigma is not biased low
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
+        self.register_buffer("mse_average", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("calibrated_mse", torch.zeros((), dtype=torch.float64))  # 0: not calibrated
+        self._batch_mse: Tensor | None = None
+
+    def quoted_variance(self) -> Tensor:
+        average = self.mse_average / (1 - self.DECAY ** self.n_updates.clamp(min=1).double())
+        average = torch.where(self.n_updates > 0, average.clamp(min=MIN_VARIANCE), 1.0)
+        return torch.where(self.calibrated_mse > 0, self.calibrated_mse.clamp(min=MIN_VARIANCE), average)
 
     def calibrate(self, mse: float | Tensor) -> None:
         tiny = torch.finfo(torch.float64).tiny  # 0 stands for none
         self.calibrated_mse.copy_(torch.as_tensor(mse, dtype=torch.float64).detach()).clamp_(min=tiny)
 
     def after_step(self) -> None:
+        assert self._batch_mse is not None, "after_step without a training-mode log_prob before it"
+        self.mse_average.lerp_(self._batch_mse, 1 - self.DECAY)
+        self.n_updates += 1
         self.calibrated_mse.zero_()  # the weights have moved
+        self._batch_mse = None
 
-    def _calibrated_or(self, variance: Tensor) -> Tensor:
-        return torch.where(self.calibrated_mse > 0, self.calibrated_mse.clamp(min=MIN_VARIANCE), variance)
+    def _track(self, sse: Tensor, dims: int, mask: Tensor | None) -> Tensor:
+        """MSE of the batch's frames that count, scalar, with its gradient; remembered for `after_step`."""
+        weight = torch.ones_like(sse) if mask is None else mask.to(sse).expand_as(sse)
+        mse = torch.where(weight > 0, weight * sse, 0.0).sum() / (dims * weight.sum())
+        self._batch_mse = mse.detach()
+        return mse
 
 
 class FixedSigma(Calibrated):
     """Sigma chosen by hand: a beta-VAE in disguise, beta = sigma^2 on half the squared error (sigma = 1: plain VAE).
 
-    Evaluation quotes bounds (`log_density`) at the calibrated sigma: the one chosen for training says how rate and
-    distortion were weighed, not how large the errors are. So too for GECO, which has no sigma at all.
+    Evaluation quotes bounds (`log_density`) and draws samples at the calibrated sigma: the one chosen for training says
+    how rate and distortion were weighed, not how large the errors are. So too for GECO, which has no sigma at all.
     """
 
     surrogate = True
@@ -107,8 +127,14 @@ class FixedSigma(Calibrated):
     def variance(self) -> Tensor:
         return self.fixed_variance
 
-    def quoted_variance(self) -> Tensor:
-        return self._calibrated_or(self.fixed_variance)
+    def sigma(self, params: Tensor) -> Tensor:
+        return (self.variance() if self.training else self.quoted_variance()).sqrt()
+
+    def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        sse, dims = self.squared_error(params, frames), frames.shape[-3:].numel()
+        if self.training:
+            self._track(sse, dims, mask)
+        return gaussian_log_prob(sse, dims, self.variance())
 
     def log_density(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         variance = self.variance() if self.training else self.quoted_variance()
@@ -141,33 +167,18 @@ class OptimalSigma(Calibrated):
     log sigma = -4, D = 12288), so the gradient through it counts and is kept.
     """
 
-    DECAY = 0.999  # of the stored MSE, per optimizer step; arithmetic, so the stored sigma is not biased low
-
     def __init__(self, channels: int, soft_clip: bool = False) -> None:
         super().__init__(channels)
         self.soft_clip = soft_clip
-        self.register_buffer("mse_average", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
-        self._batch_mse: Tensor | None = None
 
     def variance(self) -> Tensor:
-        average = self.mse_average / (1 - self.DECAY ** self.n_updates.clamp(min=1).double())
-        return self._calibrated_or(torch.where(self.n_updates > 0, average.clamp(min=MIN_VARIANCE), 1.0))
+        return self.quoted_variance()
 
     def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         if not self.training:
             return super().log_prob(params, frames)
         sse, dims = self.squared_error(params, frames), frames.shape[-3:].numel()
-        mse = _mean_squared_error(sse, dims, mask)
-        self._batch_mse = mse.detach()
-        return gaussian_log_prob(sse, dims, self._training_variance(mse))
-
-    def after_step(self) -> None:
-        assert self._batch_mse is not None, "after_step without a training-mode log_prob before it"
-        self.mse_average.lerp_(self._batch_mse, 1 - self.DECAY)
-        self.n_updates += 1
-        self._batch_mse = None
-        super().after_step()
+        return gaussian_log_prob(sse, dims, self._training_variance(self._track(sse, dims, mask)))
 
     def _training_variance(self, mse: Tensor) -> Tensor:
         """MSE, of any shape, with its floor."""
@@ -190,7 +201,7 @@ class OptimalSigmaPerImage(OptimalSigma):
         if not self.training:
             return super().log_prob(params, frames)
         sse, dims = self.squared_error(params, frames), frames.shape[-3:].numel()
-        self._batch_mse = _mean_squared_error(sse, dims, mask).detach()
+        self._track(sse, dims, mask)
         return gaussian_log_prob(sse, dims, self._training_variance(sse / dims))
 
     def log_density(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -229,9 +240,3 @@ class PerPixelSigma(GaussianLikelihood):
 
     def _log_sigma(self, params: Tensor) -> Tensor:
         return soft_floor(at_least_float32(params[..., self.channels :, :, :]))  # (..., C, H, W)
-
-
-def _mean_squared_error(sse: Tensor, dims: int, mask: Tensor | None) -> Tensor:
-    """Scalar: over the pixels of the frames that count, given their (...) sums over `dims` pixels."""
-    weight = torch.ones_like(sse) if mask is None else mask.to(sse).expand_as(sse)
-    return (weight * sse).sum() / (dims * weight.sum())

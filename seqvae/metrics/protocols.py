@@ -41,6 +41,15 @@ PROTOCOLS = {
             n_videos=5000,
             source="Franceschi et al. 2020, arXiv:2002.09219",
         ),
+        Protocol(
+            name="srvp-2020",
+            test_set="bair",
+            n_past=2,
+            n_future=28,
+            n_samples=100,
+            n_videos=256,
+            source="Franceschi et al. 2020, arXiv:2002.09219",
+        ),
     )
 }
 

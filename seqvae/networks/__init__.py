@@ -7,8 +7,9 @@ arguments, and the encoder's skips are what the decoder expects.
 from torch import nn
 
 from seqvae.networks.dcgan import DCGANDecoder, DCGANEncoder
+from seqvae.networks.vgg import VGGDecoder, VGGEncoder
 
-NETWORKS = {"dcgan": (DCGANEncoder, DCGANDecoder)}
+NETWORKS = {"dcgan": (DCGANEncoder, DCGANDecoder), "vgg": (VGGEncoder, VGGDecoder)}
 IMAGE_SIZES = (32, 64, 128)
 
 

@@ -1,29 +1,13 @@
 """DCGAN encoder and decoder with skips (SVG's dcgan_64.py and dcgan_128.py; 32 px is the same with a level fewer).
 
 Shapes: B frames in any order (videos x time), C channels, S image size, W width, G = g_dim. The encoder halves the
-picture until it is 4x4: W, 2W, 4W, 8W, 8W channels; 3 levels at 32 px, 4 at 64, 5 at 128.
+picture until it is 4x4.
 """
-
-from math import log2
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEAK = 0.2
-
-
-def level_channels(image_size: int, width: int) -> list[int]:
-    """Channels after each stride-2 level, fine to coarse."""
-    return [width * min(2**i, 8) for i in range(int(log2(image_size)) - 2)]
-
-
-def build_norm(norm: str, channels: int) -> nn.Module:
-    """`batch` as in SVG, or `group`: 16 channels a group or a few more, blind to the other frames of the batch."""
-    if norm == "batch":
-        return nn.BatchNorm2d(channels)
-    if norm == "group":
-        return nn.GroupNorm(max(n for n in range(1, max(1, channels // 16) + 1) if channels % n == 0), channels)
-    raise ValueError(f"model.norm is {norm!r}, expected batch or group")
+from seqvae.networks.blocks import LEAK, add_shared, build_norm, head_norm, level_channels, normed
 
 
 class DCGANEncoder(nn.Module):
@@ -33,10 +17,9 @@ class DCGANEncoder(nn.Module):
         super().__init__()
         widths = level_channels(image_size, width)
         self.levels = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c_in, c_out, 4, 2, 1), build_norm(norm, c_out), nn.LeakyReLU(LEAK, inplace=True))
-            for c_in, c_out in zip([channels, *widths], widths)
+            normed(nn.Conv2d(c_in, c_out, 4, 2, 1), norm, c_out) for c_in, c_out in zip([channels, *widths], widths)
         )
-        self.head = nn.Sequential(nn.Conv2d(widths[-1], g_dim, 4), _head_norm(norm, g_dim), nn.Tanh())
+        self.head = nn.Sequential(nn.Conv2d(widths[-1], g_dim, 4), head_norm(norm, g_dim), nn.Tanh())
 
     def forward(self, frames: Tensor) -> tuple[Tensor, list[Tensor]]:
         skips = []
@@ -58,9 +41,7 @@ class DCGANDecoder(nn.Module):
     ) -> None:
         super().__init__()
         widths, inputs = level_channels(image_size, width)[::-1], 2 if with_skips else 1  # coarse to fine
-        self.head = nn.Sequential(
-            nn.ConvTranspose2d(g_dim, widths[0], 4), build_norm(norm, widths[0]), nn.LeakyReLU(LEAK, inplace=True)
-        )
+        self.head = normed(nn.ConvTranspose2d(g_dim, widths[0], 4), norm, widths[0])
         self.levels = nn.ModuleList(
             nn.ConvTranspose2d(inputs * c_in, c_out, 4, 2, 1) for c_in, c_out in zip(widths, [*widths[1:], channels])
         )
@@ -82,20 +63,12 @@ class DCGANDecoder(nn.Module):
             halves: of `skip_halves`, for B frames or for B / N of them that N equal runs of g share; None: no skips.
         """
         d = self.head(g[:, :, None, None])  # (B, W', 4, 4)
-        if halves is None:
-            for i, conv in enumerate(self.levels):
+        for i, conv in enumerate(self.levels):
+            if halves is None:
                 d = conv(d)
-                d = self.norms[i](d) if i < len(self.norms) else d
-            return d
-        n_runs = g.shape[0] // halves[0].shape[0]  # not -1 below: compiled, torch 2.15 then returns a single run
-        for i, (conv, half) in enumerate(zip(self.levels, halves)):
-            d = F.conv_transpose2d(d, conv.weight[: d.shape[1]], stride=2, padding=1)
-            d = d + half if n_runs == 1 else (d.unflatten(0, (n_runs, half.shape[0])) + half).flatten(0, 1)
+            else:
+                d = F.conv_transpose2d(d, conv.weight[: d.shape[1]], stride=2, padding=1)
+                d = add_shared(d, halves[i])
             if i < len(self.norms):
                 d = self.norms[i](d)
         return d
-
-
-def _head_norm(norm: str, g_dim: int) -> nn.Module:
-    """The feature is 1x1: group norm there would give every frame's code the same statistics, so it has none."""
-    return build_norm(norm, g_dim) if norm == "batch" else nn.Identity()

@@ -84,6 +84,8 @@ class ObjectiveConfig:
             raise ValueError(f"objective.n-importance must be >= 1 sample, got {self.n_importance}")
         if self.beta is not None and self.svg_beta is not None:
             raise ValueError("objective.beta and objective.svg-beta are two units of one weight; give one of them")
+        if self.kl_cycle == 1:
+            raise ValueError("objective.kl-cycle must be 0 (none) or >= 2 steps: in a cycle of 1 the KL never counts")
         if self.kl_warmup and self.kl_cycle:
             raise ValueError(
                 "objective.kl-warmup and objective.kl-cycle are two schedules of one weight; give one of them"

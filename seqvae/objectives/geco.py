@@ -95,19 +95,28 @@ class Geco(nn.Module):
 
     def verdict(self) -> str:
         """`met` (RMSE within 5 % of the tolerance or below), `infeasible` (lambda at its upper limit), or `not yet`."""
-        if (self.constraint <= NEAR * self.tolerance**2).all():
+        if (self.constraint <= NEAR * self.tolerance**2).all():  # a frame that no loss looks at stays at 0
             return "met"
         at_limit = self.log_lambda >= self.center + math.log(LAMBDA_RANGE) - 1e-9
         return "infeasible" if (at_limit & (self.constraint > 0)).any() else "not yet"
 
     def rmse(self) -> Tensor:
         """Per-pixel error that the moving average amounts to, of the worst frame with one multiplier per frame."""
-        return (self.constraint + self.tolerance**2).clamp(min=0).sqrt().max()
+        return (self._seen(self.constraint) + self.tolerance**2).clamp(min=0).sqrt().max()
+
+    def _seen(self, values: Tensor) -> Tensor:
+        """Without the entries of frames that no loss has looked at, unless that is all of them."""
+        seen = self.n_updates > 0
+        return values[seen] if seen.any() else values
 
     def summary(self) -> str:
         """The verdict in words, and how far from a calibrated decoder the solution is."""
-        calibration = self.status()["geco/calibration"].max().item()
+        calibration = self._seen(self.status()["geco/calibration"]).max().item()
         words = {"met": "met", "not yet": "not yet met", "infeasible": "infeasible at this capacity"}[self.verdict()]
+        if (self._seen(self.constraint) < -NEAR * self.tolerance**2).all():
+            words = "met with room to spare, so that lambda is falling as far as it may"
+        elif self.rmse() > self.tolerance and self.verdict() == "met":
+            words = "met within 5 %"
         return (
             f"RMSE {self.rmse().item():.4f} for a tolerance of {self.tolerance}: {words}; 2 lambda MSE is "
             f"{calibration:.3g} (1: also the ELBO's optimum, more: reconstruction weighs more than there)"

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from seqvae.image_model import ImageVAE
 from seqvae.likelihoods.base import bits_offset, dequantise
+from seqvae.likelihoods.gaussian import FixedSigma
 from seqvae.model import Prediction, SequenceVAE
 from seqvae.objectives import Terms
 
@@ -37,12 +38,15 @@ def batch_terms(
     if uniform is not None:
         frames = dequantise(frames, uniform)
     log_px = likelihood.log_prob(out.params, frames, mask)
+    # Only GECO takes its gradient, and goes with FixedSigma alone; others would carry a graph that nobody uses.
+    with torch.set_grad_enabled(torch.is_grad_enabled() and isinstance(likelihood, FixedSigma)):
+        sse = likelihood.squared_error(out.params, frames)
     return out, Terms(
         log_px=log_px,
         log_density=likelihood.log_density(out.params, frames, mask) if likelihood.surrogate else log_px,
         log_ratio=out.log_ratio(),
         kl=out.kl(),
-        sse=likelihood.squared_error(out.params, frames),
+        sse=sse,
         mask=mask,
         dims=frames.shape[-3:].numel(),
         bits_offset=bits_offset(likelihood.discrete, uniform is not None),
