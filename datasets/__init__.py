@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from datasets import images, moving_mnist, smmnist_srvp
+from datasets import bair, images, moving_mnist, smmnist_srvp, video_folder
 from datasets.bouncing import SPLITS
 
 LOADERS = {
@@ -17,6 +17,8 @@ LOADERS = {
     "smmnist_srvp": smmnist_srvp.smmnist_srvp,
     "mnist": images.mnist,
     "cifar10": images.cifar10,
+    "bair": bair.bair,
+    "video_folder": video_folder.video_folder,
 }
 
 

@@ -9,7 +9,9 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from datasets import LOADERS, dataset_options, load_dataset
+from tests.test_datasets_bair import write_arrays
 from tests.test_datasets_images import write_jpeg_copy
+from tests.test_datasets_video_folder import write_folder
 
 STILL = ("mnist", "cifar10")
 MADE_ON_THE_FLY = ("digits", "moving_mnist")
@@ -27,6 +29,10 @@ def test_every_dataset_gives_uint8_clips(name, mnist_root, tmp_path):
     root, seq_len, size, options = mnist_root, *((1, 32) if name in STILL else (12, 64)), {}
     if name == "cifar10":
         root, options = write_jpeg_copy(tmp_path, n_test=80), {"source": "jpeg"}
+    if name == "bair":
+        root = write_arrays(tmp_path, n_test=70)
+    if name == "video_folder":
+        root = write_folder(tmp_path, n_test=80)
     dataset = load_dataset(name, root, "test", seq_len=seq_len, image_size=size, **options)
     clip = dataset[len(dataset) - 1]
     assert clip.dtype == torch.uint8 and clip.shape == (seq_len, dataset.channels, size, size)

@@ -1,0 +1,150 @@
+"""BAIR robot pushing (Ebert et al. 2017, arXiv:1710.05268): `bair`, 64 px colour videos of 30 frames, actions unused.
+
+Reads the arrays that `python -m datasets.convert_bair` makes, or the PNG folders that SVG's released code makes.
+
+Letters: N videos, B clips of a batch, T frames of a clip.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy import ndarray
+from PIL import Image
+
+from datasets import bouncing
+from datasets.download import one_line
+from datasets.moving_mnist import N_CLIPS, ClipDataset
+
+N_FRAMES = 30  # of every published video
+FRAME_SHAPE = (64, 64, 3)  # rows, columns, RGB
+PNG_FOLDER = "processed_data"
+
+
+def bair(
+    root: str | Path | None, split: str, *, seq_len: int, image_size: int = 64, seed: int = 0, flip: bool = False
+) -> "BairClips":
+    """Clips of the published videos: the first 95 % of its training videos train, the others valid; its 256 test.
+
+    Training clip i shows video i modulo N from a random frame on, so that no two of a run's passes over the videos are
+    the same. Valid and test hold each video once, from its first frame on.
+
+    Args:
+        root: folder of bair_train.npy and bair_test.npy; failing those, of processed_data/{train,test}/traj_*/*/*.png.
+            SVG's conversion stretched each frame's contrast, so scores on its PNGs are not quite those on the arrays.
+        seq_len: T, at most 30.
+        flip: mirror half of the training clips, left to right.
+
+    Raises:
+        ValueError: a setting that cannot work.
+        FileNotFoundError: data that is missing or damaged, with the command that makes it.
+    """
+    if root is None:
+        raise ValueError("root must be the folder that holds BAIR's converted videos, got None")
+    if image_size != FRAME_SHAPE[0]:
+        raise ValueError(f"image_size of bair must be {FRAME_SHAPE[0]}, got {image_size!r}")
+    if flip not in (True, False):
+        raise ValueError(f"flip must be True or False, got {flip!r}")
+    return BairClips(Path(root), split, seq_len=seq_len, seed=seed, flip=flip)
+
+
+class BairClips(ClipDataset):
+    """It pickles to a few hundred bytes: each process opens the videos itself, when it first reads one."""
+
+    channels = 3
+
+    def __init__(self, root: Path, split: str, *, seq_len: int, seed: int, flip: bool) -> None:
+        bouncing.check_int("seq_len", seq_len, 1)
+        if seq_len > N_FRAMES:
+            raise ValueError(f"seq_len must be <= {N_FRAMES}, the length of these videos, got {seq_len}")
+        bouncing.check_int("seed", seed, 0)
+        self.root, self.split, self.seq_len, self.seed, self.flip = root, split, seq_len, seed, flip
+        self._videos: ndarray | PngVideos | None = None
+        n_published = len(self.videos)  # missing data is an error here, not in the first batch
+        n_train = n_published * 95 // 100
+        span = {"train": (0, n_train), "valid": (n_train, n_published), "test": (0, n_published)}
+        self.first_video, last = span[split]
+        self.n_videos = last - self.first_video
+        if self.n_videos == 0:
+            raise ValueError(f"{root} holds {n_published} videos to train and validate on, too few to split 95 to 5")
+        self.n_clips = N_CLIPS["train"] if split == "train" else self.n_videos
+
+    @property
+    def videos(self) -> "ndarray | PngVideos":
+        """(N, 30, 64, 64, 3) uint8, every video of the published split that this one is part of."""
+        if self._videos is None:
+            self._videos = open_videos(self.root, "test" if self.split == "test" else "train")
+        return self._videos
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_videos": None}
+
+    def cut(self, index: int) -> tuple[int, int, bool]:
+        """Which of `videos` clip `index` shows, its first frame, and whether it is mirrored."""
+        if self.split != "train":
+            return self.first_video + index, 0, False
+        rng = np.random.default_rng([self.seed, bouncing.SPLITS.index(self.split), index])
+        start = int(rng.integers(N_FRAMES - self.seq_len + 1))
+        return index % self.n_videos, start, self.flip and rng.random() < 0.5
+
+    def clips(self, indices: Sequence[int]) -> ndarray:
+        clips = np.empty((len(indices), self.seq_len, 3, *FRAME_SHAPE[:2]), np.uint8)
+        for clip, index in zip(clips, indices, strict=True):
+            video, start, mirrored = self.cut(index)
+            frames = np.asarray(self.videos[video, start : start + self.seq_len])  # (T, 64, 64, 3)
+            if mirrored:
+                frames = frames[:, :, ::-1]
+            for c in range(3):  # 1.5 times as fast as one copy of frames.transpose(0, 3, 1, 2)
+                clip[:, c] = frames[..., c]
+        return clips
+
+
+def open_videos(root: Path, published: str) -> "ndarray | PngVideos":
+    """(N, 30, 64, 64, 3) uint8 of a published split, train or test; nothing is read until it is indexed."""
+    path = root / f"bair_{published}.npy"
+    if not path.exists() and (root / PNG_FOLDER / published).is_dir():
+        return PngVideos(root / PNG_FOLDER / published)
+    try:
+        videos = np.load(path, mmap_mode="r")
+        if videos.shape[1:] != (N_FRAMES, *FRAME_SHAPE) or videos.dtype != np.uint8:
+            raise ValueError(f"it is {videos.shape} {videos.dtype}, expected (N, {N_FRAMES}, 64, 64, 3) uint8")
+    except (OSError, ValueError, EOFError) as error:
+        raise FileNotFoundError(
+            f"no usable BAIR in {path} ({one_line(error)}); make it with `python -m datasets.convert_bair SRC {root}`, "
+            "SRC being the published tar or its folder; --help says how to download it"
+        ) from None
+    return videos
+
+
+class PngVideos:
+    """SVG's folder of a split, traj_A_to_B.tfrecords or traj_A_to_B / video / frame.png, indexed as the array is."""
+
+    def __init__(self, folder: Path) -> None:
+        # In the order of the numbers in their names, which is that of the converted array.
+        trajectories = sorted((path for path in folder.iterdir() if path.is_dir()), key=numbers)
+        self.folders = [video for path in trajectories for video in sorted(path.iterdir(), key=numbers)]
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __getitem__(self, key: tuple[int, slice]) -> ndarray:
+        """(T, 64, 64, 3) uint8."""
+        video, frames = key
+        return np.stack([self.read(video, t) for t in range(N_FRAMES)[frames]])
+
+    def read(self, video: int, t: int) -> ndarray:
+        """(64, 64, 3) uint8."""
+        path = self.folders[video] / f"{t}.png"
+        try:
+            frame = np.asarray(Image.open(path).convert("RGB"))
+            if frame.shape != FRAME_SHAPE:
+                raise ValueError(f"it is {frame.shape}, expected {FRAME_SHAPE}")
+        except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's, for a damaged PNG
+            raise FileNotFoundError(f"no usable frame in {path} ({one_line(error)}); convert BAIR again") from None
+        return frame
+
+
+def numbers(path: Path) -> tuple[list[int], str]:
+    """Sorts traj_512_to_767 before traj_1024_to_1279, and video 2 before 10."""
+    return [int(digits) for digits in re.findall(r"\d+", path.name)], path.name
