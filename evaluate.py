@@ -11,28 +11,31 @@ Everything lands in RUN/evaluation/PROTOCOL/ (images: RUN/evaluation/images/). A
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import tyro
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets import load_dataset
+from datasets.oracle import oracle_futures
 from datasets.video_folder import read_video
 from seqvae.config import DataConfig, RunConfig, build_model, read_config
 from seqvae.evaluation import bounds, clip, futures, images
 from seqvae.image_model import ImageVAE
-from seqvae.metrics.protocols import Protocol, find_protocol, label, own_protocol
+from seqvae.metrics.frechet import FrechetDistance, VideoFeatures, i3d, r3d18
+from seqvae.metrics.protocols import Protocol, build_metrics, find_protocol, label, own_protocol
 from seqvae.model import SequenceVAE
 from seqvae.training import checkpoint
 from seqvae.training.trainer import choose_device
 
 # What a run's data has to be for the published Moving MNIST test set to be its own.
-PUBLISHED_DIGITS = dict(glyphs="mnist", digit_size=28, n_digits=2, deterministic=False, min_speed=0, max_speed=4)
+PUBLISHED_DIGITS = dict(glyphs="mnist", n_digits=2, deterministic=False, min_speed=0, max_speed=4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +43,14 @@ class EvalConfig:
     """Predict a run's test videos, score them and draw them."""
 
     run_dir: tyro.conf.Positional[Path]  # a folder that train.py made
-    protocol: Literal["auto", "srvp-2020", "own"] = "auto"  # auto: the published one for its data, or else own
+    # auto: the published one for its data, or else own; several: each in its own folder
+    protocol: tuple[Literal["auto", "srvp-2020", "svg-2018", "mcvd-2022", "own"], ...] = ("auto",)
     n_samples: int | None = None  # futures per video; the protocol's (own: 10)
     n_videos: int | None = None  # test videos, from the first; the protocol's (own: 64)
+    lpips: Literal["auto", "on", "off"] = "auto"  # on: download its backbone (233 MB) if need be; auto: if it is there
+    fvd_weights: Path | None = None  # TorchScript I3D file, for FVD; no file, no number
+    r3d18: bool = False  # Frechet distance on torchvision's r3d_18, which is no FVD
+    oracle: bool = True  # Moving MNIST: score the true simulator's futures too, the ceiling of every model
     n_importance: int | None = None  # posterior samples per video of the importance-weighted bound; 10, 1: without it
     batch_size: int = 16  # videos at once; changes no number
     seed: int = 0  # of the predictions' noise
@@ -59,7 +67,7 @@ class EvalConfig:
                 raise ValueError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}")
         if self.n_future is not None and self.clip is None:
             raise ValueError("--n-future goes with --clip: a test set's length is the protocol's; drop it")
-        if self.clip is not None and (self.n_videos is not None or self.protocol != "auto"):
+        if self.clip is not None and (self.n_videos is not None or self.protocol != ("auto",)):
             raise ValueError("--n-videos and --protocol are about a test set, and --clip predicts one video; drop them")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed must be in [0, 2^32), got {self.seed}")
@@ -71,25 +79,28 @@ def main(argv: list[str]) -> int:
         args = tyro.cli(EvalConfig, args=argv, prog="evaluate.py", description=__doc__)
         device = choose_device(args.device, "--device")
         cfg = read_config(args.run_dir)
-        prepare = prepare_images if cfg.data.images else prepare_videos if args.clip is None else prepare_clip
-        evaluation = prepare(args, cfg, device)
-        evaluation.out.mkdir(parents=True, exist_ok=True)
+        evaluations = [*prepare(args, cfg, device)]
+        for evaluation in evaluations:
+            evaluation.out.mkdir(parents=True, exist_ok=True)
     except (ValueError, FileNotFoundError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a file where a folder is meant, a folder that may not be read
         print(f"evaluate.py: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
-    try:
-        lines = evaluation.run()
-    except torch.OutOfMemoryError:
-        print(f"evaluate.py: the device's memory is too small; lower --batch-size {args.batch_size}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        where = error.filename or evaluation.out
-        print(f"evaluate.py: cannot write {where}: {error.strerror}", file=sys.stderr)
-        return 1
-    print("\n".join([*lines, f"wrote {evaluation.out}"]))
+    for evaluation in evaluations:
+        try:
+            lines = evaluation.run()
+        except torch.OutOfMemoryError:
+            print(
+                f"evaluate.py: the device's memory is too small; lower --batch-size {args.batch_size}", file=sys.stderr
+            )
+            return 1
+        except OSError as error:
+            where = error.filename or evaluation.out
+            print(f"evaluate.py: cannot write {where}: {error.strerror}", file=sys.stderr)
+            return 1
+        print("\n".join([*lines, f"wrote {evaluation.out}"]))
     return 0
 
 
@@ -101,9 +112,23 @@ class Evaluation:
     run: Callable[[], list[str]]  # measures, writes into `out`, and returns the terminal's lines
 
 
-def prepare_videos(args: EvalConfig, cfg: RunConfig, device: torch.device) -> Evaluation:
+def prepare(args: EvalConfig, cfg: RunConfig, device: torch.device) -> Iterator[Evaluation]:
+    """One evaluation, or one per protocol."""
+    if cfg.data.images:
+        yield prepare_images(args, cfg, device)
+    elif args.clip is not None:
+        yield prepare_clip(args, cfg, device)
+    else:
+        if args.out is not None and len(args.protocol) > 1:
+            raise ValueError(
+                "--out is one folder, and several protocols are asked for; drop it, or give one --protocol"
+            )
+        for name in args.protocol:
+            yield prepare_videos(args, cfg, device, choose_protocol(args, cfg, name))
+
+
+def prepare_videos(args: EvalConfig, cfg: RunConfig, device: torch.device, protocol: Protocol) -> Evaluation:
     """Predictions, their scores and pictures, and the bounds, under one protocol."""
-    protocol = choose_protocol(args, cfg)
     clips = test_clips(args, cfg, protocol)
     if protocol.name == "own" and args.n_videos is None:
         protocol = dataclasses.replace(protocol, n_videos=min(protocol.n_videos, len(clips)))
@@ -113,26 +138,57 @@ def prepare_videos(args: EvalConfig, cfg: RunConfig, device: torch.device) -> Ev
     name = label(protocol, n_samples, n_videos)
     model, state = load_model(args, cfg, device)
     mean_image = mean_training_image(args, cfg)
+    metrics, left_out = build_metrics(protocol, args.lpips, device)
+    networks, reasons = frechet_networks(args, device)
+    oracle = None
+    # Without chance in the motion, the simulator's future is the truth itself: no row to compare with.
+    if args.oracle and cfg.data.name in ("digits", "moving_mnist") and not cfg.data.deterministic:
+        lengths = (protocol.n_past, protocol.n_future)
+
+        def oracle(videos: range, samples: range) -> np.ndarray:
+            return oracle_futures(clips, videos, *lengths, samples, args.seed)
+
     out = args.out or args.run_dir / "evaluation" / protocol.name
 
     def run() -> list[str]:
         # First, being the cheaper half: what goes wrong for want of memory goes wrong before the predictions.
         common = common_facts(args, cfg, model, state, clips, n_videos, protocol.n_past, device)
+        distances = [FrechetDistance(network) for network in networks]
         scores = futures.score(
-            model, clips, mean_image, protocol, n_samples, n_videos, args.batch_size, args.seed, device
+            model,
+            clips,
+            mean_image,
+            protocol,
+            metrics,
+            n_samples,
+            n_videos,
+            args.batch_size,
+            args.seed,
+            device,
+            oracle,
+            distances,
         )
-        summaries = {m: scores.predictions.summary(m, chosen_by=protocol.best_by) for m in futures.METRICS}
+        summaries = futures.summaries_of(scores, protocol)
+        frechet = {d.features.name: d.result()._asdict() | {"sha256": d.features.sha256} for d in distances}
         facts = {
             "protocol": name,
-            "definitions": dataclasses.asdict(protocol),
+            "definitions": protocol.definitions(),
             "n_samples": n_samples,
             "n_videos": n_videos,
             "test_set": {"name": protocol.test_set, "sha256": scores.content_hash},
+            "frechet": frechet,
+            "left_out": [*left_out, *reasons],
             **common,
         }
         futures.write_results(out, facts, summaries, scores)
         futures.draw(out, protocol, summaries, scores)
-        return [*futures.table(name, protocol, summaries, scores), "", *bounds.describe(facts, n_videos)]
+        lines = futures.table(name, protocol, summaries, scores)
+        for distance in distances:
+            result = frechet[distance.features.name]
+            floor = "" if result["floor"] is None else f"; real against real, half as many: {result['floor']:.1f}"
+            lines.append(f"{distance.features.name}: {result['distance']:.1f} ({distance.features.definition}{floor})")
+            lines += [f"  {result['warning']}"] if result["warning"] else []
+        return [*lines, *left_out, *reasons, "", *bounds.describe(facts, n_videos)]
 
     return Evaluation(out, run)
 
@@ -154,7 +210,7 @@ def prepare_clip(args: EvalConfig, cfg: RunConfig, device: torch.device) -> Eval
 
 def prepare_images(args: EvalConfig, cfg: RunConfig, device: torch.device) -> Evaluation:
     """Errors, bounds and pictures of a model of single images, on the whole test split unless --n-videos says less."""
-    if args.n_samples is not None or args.protocol != "auto" or args.clip is not None:
+    if args.n_samples is not None or args.protocol != ("auto",) or args.clip is not None:
         raise ValueError(
             "--n-samples, --protocol and --clip are about predicted videos, and this run is on images; drop them"
         )
@@ -210,34 +266,50 @@ def common_facts(
     }
 
 
-def choose_protocol(args: EvalConfig, cfg: RunConfig) -> Protocol:
-    """The published protocol where the run's data has one; ValueError where it does not fit."""
+def frechet_networks(args: EvalConfig, device: torch.device) -> tuple[list[VideoFeatures], list[str]]:
+    """The video networks that were asked for, and a sentence for each distance that is left out."""
+    networks, reasons = [], []
+    if args.fvd_weights is not None:
+        networks.append(i3d(args.fvd_weights, device))
+    else:
+        reasons.append("FVD: left out, it needs a TorchScript I3D file: --fvd-weights FILE")
+    if args.r3d18:
+        try:
+            networks.append(r3d18(device))
+        except FileNotFoundError as error:
+            reasons.append(f"Frechet distance on r3d_18 features: left out, {error}")
+    return networks, reasons
+
+
+def choose_protocol(args: EvalConfig, cfg: RunConfig, name: str) -> Protocol:
+    """The published protocol `name` for the run's data (auto: the one it has); ValueError where it does not fit."""
     data, n_samples = cfg.data, 1 if cfg.model.prior == "none" else None
-    for name in ("n_samples", "n_importance"):
-        if n_samples and getattr(args, name) not in (None, 1):
-            flag = f"--{name.replace('_', '-')} {getattr(args, name)}"
+    for option in ("n_samples", "n_importance"):
+        if n_samples and getattr(args, option) not in (None, 1):
+            flag = f"--{option.replace('_', '-')} {getattr(args, option)}"
             raise ValueError(f"{flag}: a model without latent has one future per video; drop it")
-    test_set = published_test_set(data)
-    name = ("srvp-2020" if test_set else "own") if args.protocol == "auto" else args.protocol
+    published = published_protocol(data)
+    name = (published or "own") if name == "auto" else name
     if name == "own":
         wanted = (args.n_samples or n_samples or 10, args.n_videos or 64)
         return own_protocol(data.name, data.n_past, data.n_future, *wanted)
-    if test_set is None:
+    if published is None:
         raise ValueError(
             f"--protocol {name} is defined on 64-px stochastic Moving MNIST and on BAIR, and this run was trained on "
             f"{data.name}, image-size {data.image_size}, {data.options()}; use --protocol own"
         )
-    protocol = find_protocol(name, test_set)
+    protocol = find_protocol(name, data.name)
     return dataclasses.replace(protocol, n_samples=n_samples) if n_samples else protocol
 
 
-def published_test_set(data: DataConfig) -> str | None:
-    """Name of the published test set that belongs to a run's data, if there is one."""
+def published_protocol(data: DataConfig) -> str | None:
+    """The protocol whose test set a run's data belongs to, if there is one: srvp-2020, or with SVG's digits SVG's."""
     if data.name == "bair":
-        return "bair"
+        return "srvp-2020"
     own_digits = {name: getattr(data, name) for name in PUBLISHED_DIGITS if getattr(data, name) is not None}
-    fixed = data.name == "moving_mnist" and data.image_size == 64 and own_digits.items() <= PUBLISHED_DIGITS.items()
-    return "smmnist_srvp" if fixed else None
+    if data.name != "moving_mnist" or data.image_size != 64 or not own_digits.items() <= PUBLISHED_DIGITS.items():
+        return None
+    return "svg-2018" if data.digit_size == 32 else "srvp-2020"
 
 
 def test_clips(args: EvalConfig, cfg: RunConfig, protocol: Protocol):
@@ -245,7 +317,9 @@ def test_clips(args: EvalConfig, cfg: RunConfig, protocol: Protocol):
     arguments = data_arguments(args, cfg)
     if protocol.test_set != cfg.data.name:
         arguments = {k: v for k, v in arguments.items() if k not in cfg.data.options()}
-    arguments |= {"name": protocol.test_set, "seq_len": protocol.n_past + protocol.n_future}
+    arguments |= {"name": protocol.test_set, "seq_len": protocol.n_past + protocol.n_future} | protocol.options
+    if protocol.name != "own":
+        arguments["seed"] = 0
     return load_dataset(split="test", **arguments)
 
 

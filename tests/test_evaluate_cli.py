@@ -3,10 +3,12 @@
 import csv
 import json
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -129,6 +131,71 @@ def test_moving_mnist_is_scored_on_the_published_test_set(tmp_path, mnist_root, 
     assert (run_dir / "evaluation" / "own" / "metrics.csv").exists()
 
 
+def test_several_protocols_score_a_run_in_one_command(tmp_path, mnist_root, capsys):
+    small = without(without(TINY, "--data.digit-size"), "--data.image-size")
+    command = ["smmnist-sigma", *small, "--data.root", str(mnist_root), "--run-dir", str(tmp_path)]
+    assert train.main([*command, "--optim.steps", "1"]) == 0
+    few = ["--n-videos", "2", "--n-samples", "2", "--n-importance", "1"]
+    assert evaluate.main([str(tmp_path), *few, "--protocol", "srvp-2020", "svg-2018", "mcvd-2022"]) == 0
+    out = capsys.readouterr().out
+    frames = {"srvp-2020": 20, "svg-2018": 25, "mcvd-2022": 10}
+    reports = {name: json.loads((tmp_path / "evaluation" / name / "metrics.json").read_text()) for name in frames}
+    for name, n_future in frames.items():
+        assert reports[name]["definitions"]["n_future"] == n_future and f"{n_future} predicted" in out
+        assert len(reports[name]["results"]["best"]["psnr"]["per_frame"]["mean"]) == n_future
+        assert reports[name]["results"]["oracle best"]["psnr"]["mean"] > 10 and "oracle_best_of_n" in reports[name]
+        assert reports[name]["diversity"]["mean"] > 0
+        assert any("LPIPS" in line for line in reports[name]["left_out"]) == (name != "svg-2018")
+    assert reports["svg-2018"]["test_set"]["name"] == "moving_mnist"
+    black = {name: reports[name]["results"]["black"]["ssim"]["mean"] for name in frames}
+    assert len(set(black.values())) == 3, "three definitions of SSIM"
+    flat = reports["mcvd-2022"]["results"]["best"]["psnr"]["per_frame"]["mean"]
+    assert max(flat) - min(flat) < 1e-5, "one number per video"
+    assert evaluate.main([str(tmp_path), "--protocol", "own", "srvp-2020", "--out", str(tmp_path / "x")]) == 2
+    assert "--out is one folder" in capsys.readouterr().err
+
+
+def test_missing_weights_leave_their_row_out_with_the_reason_and_the_remedy(trained, tmp_path, monkeypatch, capsys):
+    def offline(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    few = ["--n-videos", "2", "--n-samples", "2", "--out", str(tmp_path / "out")]
+    assert evaluate.main([str(trained), *few, "--lpips", "on", "--r3d18"]) == 0
+    out = capsys.readouterr().out
+    for words in (
+        "LPIPS: left out, alexnet",
+        "r3d_18 features: left out",
+        "no network",
+        "FVD: left out",
+        "--fvd-weights",
+    ):
+        assert words in out
+    assert evaluate.main([str(trained), *few, "--fvd-weights", str(tmp_path / "none.pt")]) == 2
+    assert "none.pt is no file" in capsys.readouterr().err
+
+
+def test_lpips_and_fvd_are_scored_where_there_are_weights(trained, tmp_path, monkeypatch, capsys):
+    class TinyI3D(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, 3, T, 224, 224) -> (B, 400)
+            return x.mean((2, 3, 4)).repeat(1, 134)[:, :400] - x.std()
+
+    torch.jit.script(TinyI3D()).save(str(tmp_path / "i3d.pt"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    backbone = tmp_path / "hub" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    backbone.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(torchvision.models.alexnet(weights=None).state_dict(), backbone)
+    few = ["--n-videos", "3", "--n-samples", "2", "--out", str(tmp_path / "out")]
+    assert evaluate.main([str(trained), *few, "--fvd-weights", str(tmp_path / "i3d.pt")]) == 0
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert report["results"]["best"]["lpips"]["mean"] <= report["results"]["worst"]["lpips"]["mean"]
+    assert report["frechet"]["FVD"]["n_fake"] == 3 and len(report["frechet"]["FVD"]["sha256"]) == 64
+    out = capsys.readouterr().out
+    assert "LPIPS v0.1" in out and "FVD: " in out and "covariances are singular" in out
+
+
 @pytest.mark.parametrize("n_past", [2, 30])
 def test_the_protocol_decides_how_much_is_seen_whatever_the_run_saw(n_past, tmp_path, mnist_root):
     small = TINY
@@ -147,6 +214,7 @@ def test_the_protocol_decides_how_much_is_seen_whatever_the_run_saw(n_past, tmp_
     [
         ([], "srvp-2020"),
         (["--data.n-past", "2", "--data.n-future", "4"], "srvp-2020"),
+        (["--data.digit-size", "32"], "svg-2018"),
         (["--data.n-digits", "1"], "own"),
         (["--data.glyphs", "drawn"], "own"),
         (["--data.max-speed", "3"], "own"),
@@ -155,7 +223,7 @@ def test_the_protocol_decides_how_much_is_seen_whatever_the_run_saw(n_past, tmp_
 )
 def test_a_published_protocol_is_chosen_only_for_the_published_digits(flags, name):
     cfg = train.parse(["smmnist-geco", *flags])
-    assert evaluate.choose_protocol(evaluate.EvalConfig(run_dir=Path("run")), cfg).name == name
+    assert evaluate.choose_protocol(evaluate.EvalConfig(run_dir=Path("run")), cfg, "auto").name == name
 
 
 @pytest.mark.parametrize(

@@ -5,84 +5,176 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch.testing import assert_close
+from torchvision.transforms.functional import to_pil_image
 
 from seqvae.metrics.best_of_n import BestOfN, expected_best, over_videos, summarise
-from seqvae.metrics.frame import CHUNK_VALUES, psnr, ssim
+from seqvae.metrics.frame import (
+    grey,
+    psnr,
+    psnr_of_video,
+    ssim,
+    ssim_mcvd,
+    ssim_mcvd_binary,
+    ssim_svg,
+)
 from seqvae.metrics.protocols import PROTOCOLS, Protocol, find_protocol, label, own_protocol
 
+KINDS = ("random", "smooth", "binary", "near black", "near white")
+PER_FRAME = (psnr, ssim, ssim_svg, ssim_mcvd, ssim_mcvd_binary)
 
-def pictures(kind: str, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+
+def pictures(kind: str, channels: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
     """Two (2, 3, C, 64, 48) videos in [0, 1] that resemble each other."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:64, :48] / 64
     phase = rng.uniform(0, 6, (2, 3, channels, 1, 1))
     smooth = 0.5 + 0.2 * np.sin(9 * x + phase) + 0.2 * np.cos(7 * y - phase)
     frames = {
-        "natural": smooth,
-        "digits": (smooth > 0.7).astype(float),
-        "bright": np.full_like(smooth, 0.98),
+        "random": rng.uniform(size=smooth.shape),
+        "smooth": smooth,
+        "binary": (smooth > 0.7).astype(float),
+        "near black": 0.01 * smooth,
+        "near white": np.full_like(smooth, 0.98),
     }[kind]
-    noise = rng.normal(0, 0.002 if kind == "bright" else 0.1, frames.shape)
+    noise = rng.normal(0, 0.002 if kind.startswith("near") else 0.1, frames.shape)
     pred = (frames + noise).clip(0, 1)
-    return torch.tensor(pred, dtype=torch.float32), torch.tensor(frames, dtype=torch.float32)
+    return torch.tensor(pred, dtype=dtype), torch.tensor(frames, dtype=dtype)
 
 
+def skimage_psnr(pred: torch.Tensor, target: torch.Tensor) -> float:
+    return np.mean([peak_signal_noise_ratio(t, p, data_range=1) for p, t in channel_pairs(pred, target)])
+
+
+def skimage_ssim(pred: torch.Tensor, target: torch.Tensor) -> float:
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}
+    return np.mean([structural_similarity(t, p, **options) for p, t in channel_pairs(pred, target)])
+
+
+def skimage_ssim_svg(pred: torch.Tensor, target: torch.Tensor) -> float:
+    return np.mean([structural_similarity(t, p, data_range=2) for p, t in channel_pairs(pred, target)])
+
+
+def skimage_ssim_mcvd(pred: torch.Tensor, target: torch.Tensor) -> float:
+    p, t = (np.asarray(to_pil_image(frame).convert("RGB").convert("L")) for frame in (pred, target))
+    return structural_similarity(p, t, data_range=255, gaussian_weights=True, use_sample_covariance=False)
+
+
+def skimage_ssim_mcvd_binary(pred: torch.Tensor, target: torch.Tensor) -> float:
+    return skimage_ssim_mcvd(torch.round(pred), torch.round(target))
+
+
+def channel_pairs(pred: torch.Tensor, target: torch.Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
+    return list(zip(pred.double().numpy(), target.double().numpy(), strict=True))
+
+
+@pytest.mark.parametrize("dtype, error", [(torch.float64, 1e-9), (torch.float32, 2e-5)])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("kind, ssim_error", [("natural", 1e-5), ("digits", 1e-5), ("bright", 6e-5)])
-def test_psnr_and_ssim_equal_scikit_image_in_float64(kind, ssim_error, channels):
-    pred, target = pictures(kind, channels)
-    expected_psnr, expected_ssim = torch.empty(2, 2, 3, dtype=torch.float64)
-    for b, t in np.ndindex(2, 3):
-        pairs = [(p.double().numpy(), q.double().numpy()) for p, q in zip(pred[b, t], target[b, t], strict=True)]
-        expected_psnr[b, t] = np.mean([peak_signal_noise_ratio(q, p, data_range=1) for p, q in pairs])
-        options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}
-        maps = [structural_similarity(q, p, full=True, **options)[1] for p, q in pairs]
-        expected_ssim[b, t] = np.mean([m[5:-5, 5:-5] for m in maps])
-    assert_close(psnr(pred, target).double(), expected_psnr, atol=1e-4, rtol=0)
-    assert_close(ssim(pred, target).double(), expected_ssim, atol=ssim_error, rtol=0)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metric", PER_FRAME)
+def test_every_definition_equals_scikit_image(metric, kind, channels, dtype, error):
+    pred, target = pictures(kind, channels, dtype)
+    reference = globals()[f"skimage_{metric.__name__}"]
+    expected = [[reference(pred[v, t], target[v, t]) for t in range(3)] for v in range(2)]
+    assert_close(metric(pred, target), torch.tensor(expected, dtype=dtype), atol=error, rtol=0)
+
+
+@pytest.mark.parametrize("dtype, error", [(torch.float64, 1e-9), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_psnr_of_a_video_equals_scikit_image_on_the_whole_video(kind, channels, dtype, error):
+    pred, target = pictures(kind, channels, dtype)
+    videos = [(p.double().numpy(), t.double().numpy()) for p, t in zip(pred, target, strict=True)]
+    expected = [peak_signal_noise_ratio(t, p, data_range=1) for p, t in videos]
+    assert_close(psnr_of_video(pred, target), torch.tensor(expected, dtype=dtype), atol=error, rtol=0)
+
+
+def test_psnr_of_a_video_is_below_the_mean_over_frames_unless_all_frames_err_equally():
+    target = torch.zeros(2, 3, 1, 16, 16)
+    pred = target + torch.tensor([[0.1, 0.1, 0.1], [0.01, 0.1, 0.3]]).view(2, 3, 1, 1, 1)
+    of_video, of_frames = psnr_of_video(pred, target), psnr(pred, target).mean(1)
+    assert_close(of_video[0], of_frames[0])
+    assert of_video[1] < of_frames[1] - 5  # 14.7 and 23.5 dB
 
 
 def test_identical_frames_score_100_db_and_1():
-    frames, _ = pictures("natural", 3)
+    frames, _ = pictures("smooth", 3)
     assert_close(psnr(frames, frames), torch.full((2, 3), 100.0))
-    assert_close(ssim(frames, frames), torch.ones(2, 3))
+    assert_close(psnr_of_video(frames, frames), torch.full((2,), 100.0))
+    for metric in PER_FRAME[1:]:
+        assert_close(metric(frames, frames), torch.ones(2, 3))
 
 
-@pytest.mark.parametrize("metric", [psnr, ssim])
-def test_a_frame_s_score_does_not_depend_on_the_other_frames(metric):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_grey_equals_pil_and_leaves_every_8_bit_level_as_it_is(dtype):
+    levels = torch.arange(256).view(1, 16, 16)
+    assert_close(grey(levels.to(dtype) / 255), levels.to(dtype) / 255, atol=0, rtol=0)
+    frames = torch.rand(3, 64, 64, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    expected = np.array(to_pil_image(frames).convert("L"))
+    np.testing.assert_array_equal((255 * grey(frames)).round()[0].numpy(), expected)
+    with pytest.raises(ValueError, match=r"^8-bit grey is defined for 1 or 3 channels, got frames \(4, 8, 8\)$"):
+        grey(torch.zeros(4, 8, 8))
+
+
+def test_binary_ssim_sees_only_on_which_side_of_a_half_a_pixel_lies():
+    _, target = pictures("binary", 1)
+    dim = 0.5 * target + 0.25  # 0 -> 0.25, 1 -> 0.75
+    assert_close(ssim_mcvd_binary(dim, target), torch.ones(2, 3))
+    assert (ssim_mcvd(dim, target) < 0.9).all()
+
+
+@pytest.mark.parametrize("metric", PER_FRAME)
+def test_a_frame_s_score_depends_neither_on_the_other_frames_nor_on_the_chunk_size(metric, monkeypatch):
     torch.manual_seed(0)
-    n = 2 * CHUNK_VALUES // 128**2 + 3  # three chunks, the last one short
-    pred, target = torch.rand(2, n, 1, 128, 128)
-    alone = torch.stack([metric(pred[i], target[i]) for i in range(0, n, 40)])
-    assert_close(metric(pred, target)[::40], alone, atol=1e-6, rtol=1e-6)
+    pred, target = torch.rand(2, 11, 3, 32, 24)
+    at_once = metric(pred, target)
+    for frames in (1, 4):  # 11 chunks; three, the last one short
+        monkeypatch.setattr("seqvae.metrics.frame.CHUNK_VALUES", frames * 3 * 32 * 24)
+        assert_close(metric(pred, target), at_once, atol=1e-6, rtol=1e-6)
+    assert_close(torch.stack([metric(p, t) for p, t in zip(pred, target)]), at_once, atol=1e-6, rtol=1e-6)
     target[1:] = target[:1] / 2  # new neighbours, and a new range of the batch
-    assert_close(metric(pred, target)[0], alone[0], atol=1e-6, rtol=1e-6)
+    assert_close(metric(pred, target)[0], at_once[0], atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("metric", [psnr, ssim])
-def test_metrics_are_float32_under_autocast_and_for_bfloat16_and_leave_the_tf32_switch(metric):
-    pred, target = pictures("natural", 1)
+@pytest.mark.parametrize("metric", [*PER_FRAME, psnr_of_video])
+def test_metrics_ignore_autocast_score_bfloat16_in_float32_and_leave_the_tf32_switch(metric):
+    pred, target = pictures("smooth", 1)
     conv = torch.backends.cudnn.conv
-    before = conv.fp32_precision
+    before, expected = conv.fp32_precision, metric(pred, target)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert_close(metric(pred, target), metric(pred.double(), target.double()), atol=0, rtol=0)
+        assert_close(metric(pred, target), expected, atol=0, rtol=0)
     assert metric(pred.bfloat16(), target.bfloat16()).dtype == torch.float32
+    assert metric(pred.double(), target).dtype == torch.float64
     assert conv.fp32_precision == before
 
 
-def test_frames_that_cannot_be_scored_are_refused_in_one_line():
-    for metric in (psnr, ssim):
-        with pytest.raises(ValueError, match=r"^pred is \(2, 1, 16, 16\), target is \(1, 16, 16\), expected .*W\)$"):
-            metric(torch.zeros(2, 1, 16, 16), torch.zeros(1, 16, 16))
-        with pytest.raises(ValueError, match=r"^pred is torch.uint8, target is torch.float32, expected .*$"):
-            metric(torch.zeros(1, 16, 16, dtype=torch.uint8), torch.zeros(1, 16, 16))
-    with pytest.raises(ValueError, match=r"^ssim needs frames of at least 11x11 px, got \(1, 10, 16\)$"):
-        ssim(torch.zeros(1, 10, 16), torch.zeros(1, 10, 16))
-    assert ssim(torch.ones(1, 11, 11), torch.ones(1, 11, 11)).shape == ()
+@pytest.mark.parametrize("metric", [*PER_FRAME, psnr_of_video])
+def test_frames_that_cannot_be_scored_are_refused_in_one_line(metric):
+    frames = torch.zeros(2, 1, 16, 16)
+    with pytest.raises(ValueError, match=r"^pred is \(2, 1, 16, 16\), target is \(1, 16, 16\), expected .*W\)$"):
+        metric(frames, frames[0])
+    with pytest.raises(ValueError, match=r"^pred is torch.uint8, target is torch.float32, expected .* divide .* 255$"):
+        metric(frames.byte(), frames)
+    for bad in (float("nan"), float("inf")):
+        broken = frames.clone()
+        broken[1, 0, 3, 5] = bad
+        with pytest.raises(ValueError, match=r"^target holds 1 NaN or infinite values, the first in frame \(1,\)$"):
+            metric(frames, broken)
+
+
+def test_frames_smaller_than_the_window_or_without_a_time_axis_are_refused_in_one_line():
+    for metric, window in [(ssim, 11), (ssim_svg, 7), (ssim_mcvd, 11), (ssim_mcvd_binary, 11)]:
+        small, fits = torch.ones(1, window - 1, 16), torch.ones(1, window, window)
+        with pytest.raises(
+            ValueError, match=rf"^ssim needs frames of at least {window}x{window} px, got \(1, {window - 1}, 16\)$"
+        ):
+            metric(small, small)
+        assert metric(fits, fits).shape == ()
+    with pytest.raises(ValueError, match=r"^psnr_of_video scores whole videos \(..., T, C, H, W\), got \(1, 16, 16\)$"):
+        psnr_of_video(torch.zeros(1, 16, 16), torch.zeros(1, 16, 16))
 
 
 def test_best_of_1_equals_the_plain_metric():
-    pred, target = pictures("natural", 1)
+    pred, target = pictures("smooth", 1)
     scores = psnr(pred, target)  # (V, T)
     summary = summarise(scores[None].numpy())
     for value in (summary.best, summary.mean, summary.worst):
@@ -157,7 +249,7 @@ def test_the_interval_over_videos_is_1_96_standard_errors_and_0_for_one_video():
 
 
 def test_the_label_says_what_was_left_out():
-    srvp = find_protocol("srvp-2020", "smmnist_srvp")
+    srvp = find_protocol("srvp-2020", "moving_mnist")
     assert label(srvp, 10, 256) == "srvp-2020 (10 of 100 samples, 256 of 5000 videos)"
     assert label(srvp, 100, 256) == "srvp-2020 (256 of 5000 videos)"
     assert label(srvp, 100, 5000) == "srvp-2020"
@@ -167,15 +259,15 @@ def test_the_label_says_what_was_left_out():
 
 
 @pytest.mark.parametrize("key", PROTOCOLS)
-def test_every_protocol_is_found_under_its_name_and_test_set(key):
-    assert find_protocol(*key) is PROTOCOLS[key] and (PROTOCOLS[key].name, PROTOCOLS[key].test_set) == key
+def test_every_protocol_is_found_under_its_name_and_data(key):
+    assert find_protocol(*key) is PROTOCOLS[key] and (PROTOCOLS[key].name, PROTOCOLS[key].data) == key
 
 
 def test_own_uses_the_metrics_of_srvp_2020_and_the_lengths_of_the_run():
-    own, srvp = own_protocol("digits", 3, 7, 10, 64), PROTOCOLS["srvp-2020", "smmnist_srvp"]
+    own, srvp = own_protocol("digits", 3, 7, 10, 64), PROTOCOLS["srvp-2020", "moving_mnist"]
     assert (own.n_past, own.n_future, own.n_samples, own.n_videos) == (3, 7, 10, 64)
     assert (own.psnr, own.ssim, own.best_by) == (srvp.psnr, srvp.ssim, srvp.best_by)
     with pytest.raises(ValueError, match="^no protocol srvp-2020 on digits, there are: .*$"):
         find_protocol("srvp-2020", "digits")
     with pytest.raises(ValueError, match="^protocol x: n_past must be >= 1, got 0$"):
-        Protocol(name="x", test_set="digits", n_past=0, n_future=1, n_samples=1, n_videos=1)
+        Protocol(name="x", data="digits", test_set="digits", n_past=0, n_future=1, n_samples=1, n_videos=1)
