@@ -104,6 +104,20 @@ def simulate(motion: Motion, start: ndarray, bounces: ndarray) -> ndarray:
     """
     position = np.floor(start[:2] * (motion.largest + 1))
     speed = choose(motion.speeds, start[2:])
+    return move(motion, position, speed, bounces)
+
+
+def move(motion: Motion, position: ndarray, speed: ndarray, bounces: ndarray) -> ndarray:
+    """Motion of digits from a state on; frame 0 resolves the bounces of `position`, so that may lie outside.
+
+    Args:
+        position, speed: (2, ..., D) float64.
+        bounces: (T, R, 2, ..., D) uniform noise in [0, 1), for the speeds after bounces; R is the most bounces a digit
+            makes in one frame of stochastic motion.
+
+    Returns:
+        (T, 4, ..., D) float64, as simulate.
+    """
     if motion.flavour == "svg":
         return _simulate_svg(motion, position, speed, bounces)
     new_speeds = None if motion.deterministic else choose(motion.speeds, bounces)
@@ -118,7 +132,7 @@ def simulate_exact(
     Args:
         position, speed: (2, ...) float64 at the start.
         new_speeds: (T, R, 2, ...), the speed after bounce r of frame t, its signs still to be turned inward; None keeps
-            the magnitudes (deterministic motion).
+            the magnitudes (deterministic motion) and allows MAX_BOUNCES.
 
     Returns:
         (T, 4, ...) float64, positions and speeds.
@@ -126,7 +140,7 @@ def simulate_exact(
     position, speed = position.copy(), speed.copy()
     states = np.empty((n_frames, 4, *position.shape[1:]))
     for t in range(n_frames):
-        for r in range(MAX_BOUNCES):
+        for r in range(MAX_BOUNCES if new_speeds is None else new_speeds.shape[1]):
             out = is_outside(position, largest)
             if not out.any():
                 break
@@ -179,6 +193,7 @@ def _simulate_svg(motion: Motion, position: ndarray, speed: ndarray, bounces: nd
 
     Source: data/moving_mnist.py of SVG's released code, where y is the row.
     """
+    position, speed = position.copy(), speed.copy()
     states = np.empty((len(bounces), 4, *position.shape[1:]))
     for t, noise in enumerate(bounces):
         for axis in (0, 1):

@@ -57,8 +57,30 @@ class ClipDataset(Dataset):
         return digest.hexdigest()
 
 
-class MovingDigits(ClipDataset):
-    """Bouncing digits; clip i is a function of (seed, split, i) alone.
+class SimulatedDigits(ClipDataset):
+    """Bouncing digits whose true state is known, so `datasets.oracle` can draw other futures from it.
+
+    A subclass sets motion, and says which glyphs there are and what every clip shows.
+    """
+
+    motion: bouncing.Motion
+    max_bounces = bouncing.MAX_BOUNCES  # per digit and frame, where bounces draw new speeds
+
+    def glyph_table(self) -> np.ndarray:
+        """(N, S, S) uint8, every glyph of the split."""
+        raise NotImplementedError
+
+    def latents(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """What the clips show: glyph numbers (B, D) and states (T, 4, B, D), row, column and their speeds, exact."""
+        raise NotImplementedError
+
+    def clips(self, indices: Sequence[int]) -> np.ndarray:
+        chosen, states = self.latents(indices)
+        return bouncing.render(self.glyph_table()[chosen], states, self.motion.image_size)[:, :, None]
+
+
+class MovingDigits(SimulatedDigits):
+    """Bouncing digits made on the fly; clip i is a function of (seed, split, i) alone.
 
     It pickles to a few hundred bytes: the glyphs are looked up in the process's own table, which forked workers inherit
     and spawned ones make again.
@@ -74,20 +96,14 @@ class MovingDigits(ClipDataset):
         self.glyph_table()  # a missing download is an error here, not in the first batch
 
     def glyph_table(self) -> np.ndarray:
-        """(N, S, S) uint8, every glyph of the split."""
         from datasets.glyphs import load_glyphs  # not at the top, or `python -m datasets.glyphs` would load it twice
 
         return load_glyphs(self.glyphs, self.root, self.split, self.motion.digit_size)
 
     def latents(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """What the clips show: glyph numbers (B, D) and states (T, 4, B, D), row, column and their speeds."""
         noise, bounces = bouncing.clip_noise(self.seed, self.split, indices, self.seq_len, self.motion.n_digits)
         chosen = bouncing.choose(np.arange(len(self.glyph_table())), noise[0])
         return chosen, bouncing.simulate(self.motion, noise[1:], bounces)
-
-    def clips(self, indices: Sequence[int]) -> np.ndarray:
-        chosen, states = self.latents(indices)
-        return bouncing.render(self.glyph_table()[chosen], states, self.motion.image_size)[:, :, None]
 
 
 def moving_mnist(
