@@ -303,6 +303,7 @@ def sync(file: BinaryIO) -> None:
 
 
 def write_json(path: Path, state: dict) -> None:
+    """Whole or absent."""
     new = path.with_name(path.name + ".new")
     with new.open("wb") as file:
         file.write(json.dumps(state, indent=1).encode())
@@ -311,6 +312,7 @@ def write_json(path: Path, state: dict) -> None:
 
 
 def sha256(path: Path) -> str:
+    """Of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -377,6 +379,7 @@ def convert(src: Path, dst: Path, camera: str, allow_partial: bool) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    """Exits with one line and code 2 unless everything asked for is converted."""
     parser = argparse.ArgumentParser(
         prog="convert_bair", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -179,6 +179,7 @@ def write_frames(
 
 
 def write_header(file: BinaryIO, n_frames: int, size: int) -> None:
+    """The .npy header of (n_frames, size, size, 3) uint8, at the file's position."""
     shape = (n_frames, size, size, 3)
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
@@ -209,14 +210,17 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def index_path(folder: Path, image_size: int, stride: int) -> Path:
+    """Of the conversion to this size and stride."""
     return folder / f"videos_{image_size}_{stride}.json"
 
 
 def array_path(index: Path) -> Path:
+    """The array that an index describes."""
     return index.with_suffix(".npy")
 
 
 def read_index(index: Path) -> dict:
+    """What the index says; ValueError if it is none of ours."""
     try:
         facts = json.loads(index.read_text())
         if facts["format"] != FORMAT:
@@ -227,6 +231,7 @@ def read_index(index: Path) -> dict:
 
 
 def is_current(index: Path, fingerprint: str) -> bool:
+    """Whether the conversion is there and was made of videos with this fingerprint."""
     try:
         return array_path(index).is_file() and read_index(index)["fingerprint"] == fingerprint
     except (OSError, ValueError):
@@ -234,11 +239,13 @@ def is_current(index: Path, fingerprint: str) -> bool:
 
 
 def check_folder(path: Path) -> None:
+    """FileNotFoundError unless it is a folder."""
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is no folder; give the one that holds your videos")
 
 
 def too_few(src: Path, n: int, min_frames: int, skipped: list[dict[str, str]]) -> str:
+    """The message when a split would stay empty."""
     some = "; ".join(video["reason"] for video in skipped[:5])
     reasons = f" ({len(skipped)} skipped: {some}{'; ...' if len(skipped) > 5 else ''})" if skipped else ""
     return (
@@ -248,6 +255,7 @@ def too_few(src: Path, n: int, min_frames: int, skipped: list[dict[str, str]]) -
 
 
 def summary(index: Path, facts: dict) -> str:
+    """What was converted and what was skipped, for the terminal."""
     splits = [video["split"] for video in facts["videos"]]
     n_frames, size = sum(video["frames"] for video in facts["videos"]), array_path(index).stat().st_size
     shares = ", ".join(f"{splits.count(split)} {split}" for split in SPLITS)
@@ -258,6 +266,7 @@ def summary(index: Path, facts: dict) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Converts a folder; one line and exit code 2 for what is wrong with it."""
     parser = argparse.ArgumentParser(
         prog="python -m datasets.convert_videos",
         description=__doc__,

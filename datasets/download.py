@@ -13,6 +13,7 @@ DATA_ERRORS = (RuntimeError, OSError, EOFError, HTTPException, AssertionError, V
 
 
 def one_line(error: Exception) -> str:
+    """An error on one line, with its type."""
     return " ".join(f"{type(error).__name__} {error}".split())
 
 

@@ -116,6 +116,8 @@ SOURCES = {"mnist": mnist, "drawn": drawn}
 
 
 def main(arguments: list[str]) -> None:
+    """Downloads MNIST into a folder; exits with one line unless it is whole there afterwards."""
+
     def read(root: Path) -> None:
         for train in (True, False):
             _read_mnist(root, train)

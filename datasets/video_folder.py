@@ -70,6 +70,7 @@ def read_video(path: str | Path, image_size: int, stride: int = 1) -> ndarray:
 
 
 def require_pyav(path: Path) -> None:
+    """ValueError that names the extra where PyAV is missing."""
     try:
         import av  # noqa: F401
     except ImportError:
@@ -77,6 +78,7 @@ def require_pyav(path: Path) -> None:
 
 
 def movie(path: Path) -> Iterator[Image.Image]:
+    """Frames of a movie file, turned upright; ValueError for a damaged one."""
     import av  # not imageio's plugin, which says nothing of damage or of the way the camera was held
 
     with av.open(str(path)) as container:
@@ -92,6 +94,7 @@ def movie(path: Path) -> Iterator[Image.Image]:
 
 
 def animation(path: Path) -> Iterator[Image.Image]:
+    """Frames of a GIF, APNG or WebP."""
     with Image.open(path, formats=["GIF", "PNG", "WEBP"]) as image:
         # An APNG may begin with a picture that is not part of it, for viewers that show stills alone.
         for number in range(int(bool(image.info.get("default_image"))), image.n_frames):
@@ -100,6 +103,7 @@ def animation(path: Path) -> Iterator[Image.Image]:
 
 
 def stills(folder: Path) -> Iterator[Image.Image]:
+    """Pictures of a folder in natural order; ValueError names the one that cannot be read."""
     for path in sorted(frame_files(folder), key=lambda path: natural_order(path.name)):
         try:
             with Image.open(path, formats=["PNG", "JPEG"]) as image:
@@ -111,6 +115,7 @@ def stills(folder: Path) -> Iterator[Image.Image]:
 
 
 def frame_files(folder: Path) -> list[Path]:
+    """The pictures of a folder, unsorted by number."""
     return [path for path in visible(folder) if path.suffix.lower() in FRAMES and path.is_file()]
 
 
@@ -120,6 +125,7 @@ def visible(folder: Path) -> list[Path]:
 
 
 def natural_order(name: str) -> tuple[list[str | int], str]:
+    """Sorts frame_2 before frame_10."""
     parts: list[str | int] = list(re.split("([0-9]+)", name))
     parts[1::2] = map(int, parts[1::2])
     return parts, name
@@ -227,6 +233,7 @@ def _open(index: Path, fingerprint: str, split: str, seq_len: int) -> tuple[np.m
 
 
 def too_short(facts: dict, index: Path, split: str, seq_len: int, lengths: ndarray, mine: ndarray) -> str:
+    """The message when no video of a split is long enough."""
     from datasets.convert_videos import CACHE
 
     remedy = "ask for fewer frames or a smaller stride, or add longer videos"

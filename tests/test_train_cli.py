@@ -242,6 +242,19 @@ def test_wandb_offline_gets_scalars_and_gifs(tmp_path):
     assert b"train/kl_nats_per_frame" in content and b"geco/lambda" in content
 
 
+def test_wandb_online_that_does_not_start_ends_with_the_reason_and_the_remedy(tmp_path, monkeypatch, capsys):
+    import wandb
+
+    def no_key(**options):
+        assert options["mode"] == "online" and options["project"] == "mine"
+        raise RuntimeError("no API key")
+
+    monkeypatch.setattr(wandb, "init", no_key)
+    command = [*GECO, "--run-dir", str(tmp_path), "--wandb.mode", "online", "--wandb.project", "mine"]
+    assert train.main(command) == 1
+    assert "wandb does not start (no API key); pass --wandb.mode offline or off" in capsys.readouterr().err
+
+
 def test_a_run_can_start_from_anothers_weights(tmp_path, capsys):
     assert train.main([*GECO, "--run-dir", str(tmp_path / "a")]) == 0
     command = [*SIGMA, "--run-dir", str(tmp_path / "b"), "--init-from", str(tmp_path / "a"), "--optim.lr", "1e-12"]

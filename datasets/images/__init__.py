@@ -179,6 +179,8 @@ def download_cifar10(root: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
+    """Downloads CIFAR-10 into a folder; exits with one line unless it is whole there afterwards."""
+
     def read(root: Path) -> None:
         for train in (True, False):
             _read_cifar10(root, train)
