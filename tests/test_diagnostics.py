@@ -17,13 +17,13 @@ def posteriors(n: int, coefficient: float, variance: float) -> tuple[Gaussian, t
 
 
 def test_the_marginal_kl_of_a_gaussian_channel_has_the_known_value_and_is_not_the_rate():
-    q, z = posteriors(20_000, 0.9, 0.05)  # the aggregate is N(0, .86): rate 1.4279, information 1.4225, rest .0054
+    q, z = posteriors(6_000, 0.9, 0.05)  # the aggregate is N(0, .86): rate 1.4279, information 1.4225, rest .0054
     found = marginal_kl(q, standard_normal_like(q), z)
-    assert_close(found.rate.item(), 1.4279, atol=0.03, rtol=0)
-    assert_close(found.mutual_information.item(), 1.4225, atol=0.03, rtol=0)
+    assert_close(found.rate.item(), 1.4279, atol=0.05, rtol=0)
+    assert_close(found.mutual_information.item(), 1.4225, atol=0.05, rtol=0)
     assert_close(found.marginal.item(), 0.0054, atol=0.004, rtol=0)
     assert_close(found.rate, found.mutual_information + found.marginal, atol=1e-9, rtol=0)
-    assert found.cap == math.log(20_000) and not found.unreliable.any()
+    assert found.cap == math.log(6_000) and not found.unreliable.any()
 
 
 @pytest.mark.parametrize("n", [10, 100, 1000])
