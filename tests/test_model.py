@@ -69,9 +69,9 @@ def test_batched_forward_and_rollout_equal_the_frame_by_frame_reference(network,
         assert (futures[0] - futures[1]).abs().max() > 1e-3, "samples must differ"
 
 
-@pytest.mark.parametrize("norm, size", list(product(NORMS, IMAGE_SIZES)))
-def test_every_norm_and_size_agrees_with_the_reference_in_colour(norm, size):
-    vae = build(norm=norm, image_size=size, channels=3, n_past=2)
+@pytest.mark.parametrize("network, norm, size", list(product(NETWORKS, NORMS, IMAGE_SIZES)))
+def test_every_network_norm_and_size_agrees_with_the_reference_in_colour(network, norm, size):
+    vae = build(network=network, norm=norm, image_size=size, channels=3, n_past=2)
     video, eps = clips(frames=4, channels=3, size=size), noise(2, 3, vae.z_dim)
     with torch.no_grad():
         assert_close(
@@ -97,6 +97,16 @@ def test_every_parameter_gets_a_finite_gradient(prior, norm, likelihood):
     (out.kl().sum(-1) - vae.likelihood.log_prob(out.params, video[:, 1:])).mean().backward()
     for name, weight in vae.named_parameters():
         assert weight.grad is not None and torch.isfinite(weight.grad).all() and weight.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("network, norm", list(product(NETWORKS, NORMS)))
+def test_every_networks_parameters_get_a_finite_gradient(network, norm):
+    vae = build(network=network, norm=norm).train()
+    vae(clips(), noise(1, 2, 5, vae.z_dim)).params.square().mean().backward()
+    unused = ("prior.",)  # pictures do not depend on it
+    for name, weight in vae.named_parameters():
+        if not name.startswith(unused):
+            assert weight.grad is not None and torch.isfinite(weight.grad).all() and weight.grad.abs().max() > 0, name
 
 
 def test_predictions_do_not_depend_on_the_other_videos_or_samples():
