@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
 
-    protocol = find_protocol("srvp-2020", "smmnist_srvp")
+    protocol = find_protocol("srvp-2020", "moving_mnist")
     n_past, n_future = protocol.n_past, protocol.n_future
     dataset = load_dataset(protocol.test_set, args.root, "test", seq_len=n_past + n_future)
 
