@@ -147,6 +147,11 @@ class SequenceVAE(nn.Module):
 
     @torch.no_grad()
     def rollout(self, context: Tensor, n_future: int, noise: Tensor) -> Tensor:
+        """The pictures of `predict`: (N, B, n_future, C, H, W) float32 in [0, 1]."""
+        return self.predict(context, n_future, noise)[0]
+
+    @torch.no_grad()
+    def predict(self, context: Tensor, n_future: int, noise: Tensor) -> tuple[Tensor, Tensor | None]:
         """Predicted futures: z from the posterior while conditioning, from the prior after; each picture is the mean.
 
         The context is encoded once per video, and so are its skips; samples are a leading axis folded into the batch.
@@ -157,7 +162,8 @@ class SequenceVAE(nn.Module):
             noise: (N, B, n_past - 1 + n_future, Z) standard normal; it decides the samples.
 
         Returns:
-            (N, B, n_future, C, H, W) float32 in [0, 1].
+            Frames (N, B, n_future, C, H, W) float32 in [0, 1], and the decoder's sigma, broadcastable to them: a scalar
+            where it is one number, None without one.
         """
         assert not self.training, "predictions use eval mode: batch statistics would make them depend on the batch"
         n_samples, n_past = noise.shape[0], context.shape[1]
@@ -178,7 +184,7 @@ class SequenceVAE(nn.Module):
                 _, state = self.frame_predictor(repeat(h[:, :-1], "b t g -> (n b) t g", n=n_samples), z)
             h = repeat(h[:, -1:], "b t g -> (n b) t g", n=n_samples)
 
-        frames = []
+        frames, sigmas = [], []
         for t in range(n_past - 1, n_past - 1 + n_future):
             with float32(context):
                 z = noise[t]  # (N * B, 1, Z)
@@ -186,12 +192,17 @@ class SequenceVAE(nn.Module):
                     p, prior_state = self.prior(h, prior_state)
                     z = p.sample(z)
                 g, state = self.frame_predictor(h, z, state)
-            frames.append(self.likelihood.mean(self.decoder(g.flatten(0, 1), halves)))  # (N * B, C, H, W)
+            params = self.decoder(g.flatten(0, 1), halves)  # (N * B, param_channels, H, W)
+            frames.append(self.likelihood.mean(params))  # (N * B, C, H, W)
+            sigmas.append(self.likelihood.sigma(params))
             if len(frames) < n_future:
                 h, skips = self._encode(frames[-1][:, None])
                 if self.last_frame_skip:
                     halves = self.decoder.skip_halves([skip[:, 0] for skip in skips])
-        return rearrange(torch.stack(frames, 1), "(n b) t c h w -> n b t c h w", n=n_samples)
+        sigma = sigmas[0]
+        if sigma is not None and sigma.ndim:  # of each frame
+            sigma = rearrange(torch.stack(sigmas, 1), "(n b) t c h w -> n b t c h w", n=n_samples)
+        return rearrange(torch.stack(frames, 1), "(n b) t c h w -> n b t c h w", n=n_samples), sigma
 
     @torch.no_grad()
     def reconstruct(self, video: Tensor, noise: Tensor, n_past: int) -> Tensor:

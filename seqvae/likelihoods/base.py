@@ -68,6 +68,10 @@ class Likelihood(nn.Module):
         """Expected frame, (..., C, H, W) float32 in [0, 1]."""
         raise NotImplementedError
 
+    def sigma(self, params: Tensor) -> Tensor | None:
+        """Standard deviation of pixels in [0, 1], scalar or broadcastable to (..., C, H, W); None: it has none."""
+        return None
+
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A draw from p(x | params), (..., C, H, W) float32: k / 255 if discrete, else not clipped to [0, 1]."""
         raise NotImplementedError

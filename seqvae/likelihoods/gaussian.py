@@ -39,7 +39,7 @@ class GaussianLikelihood(Likelihood):
         self.param_channels = channels + sigma_channels
 
     def sigma(self, params: Tensor) -> Tensor:
-        """Standard deviation of the pixels in evaluation, broadcastable to (..., C, H, W)."""
+        """Standard deviation of the pixels in evaluation, scalar or broadcastable to (..., C, H, W)."""
         raise NotImplementedError
 
     def mean(self, params: Tensor) -> Tensor:
