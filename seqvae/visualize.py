@@ -1,4 +1,4 @@
-"""Arrays to pictures: GIFs for a README, film strips for a paper, per-frame curves. Knows no model.
+"""Arrays to pictures: animations for a README or a talk, film strips and plots for a paper. Knows no model.
 
 Frames: (T, C, H, W) with C 1 or 3, uint8 or floating point in [0, 1] (values outside are clipped).
 Time:   t counts from 0; frames t < n_past condition the model (green), later ones are predicted (red).
@@ -6,8 +6,9 @@ Files are whole or absent: written under a temporary name in their folder, then 
 """
 
 import itertools
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +17,13 @@ import imageio.v3 as iio
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image, ImageDraw, ImageFont
 
 PAST, FUTURE, NEUTRAL = "#2fbf71", "#f0524f", "#727b8a"  # conditioning, predicting, merely shown
-HOLD_MS = 1000  # added to the last frame of a GIF
+HOLD_MS = 1000  # added to the last frame of an animation
 MARGIN, GAP, BORDER = 18, 12, 4  # px
+SMALLEST_FONT = 11  # px
 
 
 class Theme(NamedTuple):
@@ -34,7 +37,7 @@ LIGHT = Theme("#ffffff", "#1c2027", "#e3e6eb")
 
 
 class Panel(NamedTuple):
-    """One column of a GIF or one row of a strip."""
+    """One column of an animation or one row of a strip."""
 
     label: str
     frames: np.ndarray  # (T, C, H, W)
@@ -42,87 +45,139 @@ class Panel(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """One line of a plot."""
+    """One line of a plot, or a horizontal reference line: a single value, without x or interval."""
 
     label: str
-    values: np.ndarray  # (frames,) in the unit of its axis
-    half_width: np.ndarray | None = None  # (frames,) of the 95 % interval
-    muted: bool = False  # dashed and thin: baselines and reconstructions
-    start: int | None = None  # t of the first value; None: n_past
+    values: np.ndarray | float  # (points,) in the unit of its axis
+    interval: np.ndarray | None = None  # drawn as a band: (points,) half widths or (2, points) low and high values
+    muted: bool = False  # dashed, thin and grey: baselines and reconstructions
+    x: np.ndarray | None = None  # (points,); None: as the function that draws it says
 
 
-def write_gif(path: Path, panels: Sequence[Panel], n_past: int, *, fps: float = 8, scale: int | None = None) -> None:
-    """One video: labelled panels side by side. See `write_gif_grid`."""
-    write_gif_grid(path, [panels], n_past, fps=fps, scale=scale)
+def write_animation(
+    path: Path, panels: Sequence[Panel], n_past: int, *, fps: float = 8, scale: int | None = None
+) -> None:
+    """One video: labelled panels side by side. See `write_animation_grid`."""
+    write_animation_grid(path, [panels], n_past, fps=fps, scale=scale)
 
 
-def write_gif_grid(
+def write_animation_grid(
     path: Path, rows: Sequence[Sequence[Panel]], n_past: int, *, fps: float = 8, scale: int | None = None
 ) -> None:
-    """Several videos (rows) by panels (columns) in one GIF that loops and holds its last frame a second longer.
+    """Several videos (rows) by panels (columns) in one picture that moves and holds its last frame a second longer.
 
     Args:
-        path: ends in .gif.
+        path: its ending is the format. .gif: 256 colours, loops, shown everywhere. .apng or .png: every colour exact,
+            loops, shown by browsers. .mp4: H.264 with halved colour resolution, smallest; needs the extra `mp4`.
         rows: every row has the labels of the first, all panels one T, H, W.
         n_past: number of conditioning frames, 0..T.
-        fps: frames per second, at most 50. GIF stores 1/100 s, so 8 plays at 8.3.
+        fps: frames per second, at most 50. GIF stores 1/100 s, so 8 plays at 8.3; APNG 1/1000 s.
         scale: pixels per pixel, nearest neighbour; None: the smallest that makes a panel 128 px wide.
 
     Raises:
-        ValueError: no panels, frames that do not agree, a bad n_past, fps or scale.
+        ValueError: another ending, .mp4 without PyAV, no panels, frames that do not agree, a bad n_past, fps or scale.
     """
-    labels = [panel.label for panel in rows[0]] if rows else []
-    if any([panel.label for panel in row] != labels for row in rows):
-        raise ValueError(f"every row must have the labels of the first, {labels}")
+    path = Path(path)
+    ending = path.suffix.lower()
+    if ending not in (".gif", ".apng", ".png", ".mp4"):
+        raise ValueError(f"{path} ends in {ending!r}; an animation ends in .gif, .apng (or .png) or .mp4")
+    if ending == ".mp4":
+        _require_pyav(path)
     if not 0 < fps <= 50:
         raise ValueError(f"fps must be in (0, 50], browsers play faster GIFs slowly; got {fps}")
     videos = _rgb_videos([panel for row in rows for panel in row], n_past)  # (R * K, T, H, W, 3)
-    scale = _scale(scale, videos, at_least=128)
+    pictures = _compose(rows, videos, n_past, _scale(scale, videos, at_least=128))
+    with _whole_file(path) as partial:
+        if ending == ".gif":
+            _encode_gif(partial, pictures, fps, _palette(videos))
+        elif ending == ".mp4":
+            _encode_mp4(partial, pictures, fps)
+        else:
+            _encode_apng(partial, pictures, fps)
+
+
+write_gif, write_gif_grid = write_animation, write_animation_grid  # the names while GIF was the only format
+
+
+def _compose(rows: Sequence[Sequence[Panel]], videos: np.ndarray, n_past: int, scale: int) -> np.ndarray:
+    """(T, height, width, 3) uint8: labels above the columns, rows of framed panels, the timeline below.
+
+    Args:
+        videos: (R * K, T, H, W, 3) uint8, the frames of the panels row by row.
+    """
+    labels = [panel.label for panel in rows[0]]
+    if any([panel.label for panel in row] != labels for row in rows):
+        raise ValueError(f"every row must have the labels of the first, {labels}")
     n_frames, height, width = (videos.shape[1], *(scale * size for size in videos.shape[2:4]))
     cell_w, cell_h = width + 2 * BORDER, height + 2 * BORDER
-    font, lines = _fit(labels, cell_w, max_lines=2)
+    column = max(cell_w, min(96, _longest_word(labels)))  # px; a longer word is cut rather than pushing panels apart
+    font, lines = _fit(labels, column, max_lines=2)
     line_h = round(1.3 * font.size)
     top = MARGIN + max(map(len, lines)) * line_h + 8
-    left = [MARGIN + k * (cell_w + GAP) for k in range(len(labels))]
     bar = top + len(rows) * (cell_h + GAP) + 2
-    size = (left[-1] + cell_w + MARGIN, bar + 4 + 10 + 18 + MARGIN - 6)
+    content = len(labels) * (column + GAP) - GAP
+    size = (max(content, 140) + 2 * MARGIN, bar + 4 + 10 + 18 + MARGIN - 6)  # 140 px: the two texts below the bar
+    left = [(size[0] - content) // 2 + k * (column + GAP) for k in range(len(labels))]
 
     base = Image.new("RGB", size, DARK.background)
     draw = ImageDraw.Draw(base)
     for x, wrapped in zip(left, lines, strict=True):
         for i, line in enumerate(reversed(wrapped)):  # labels stand on one common baseline
-            draw.text((x + cell_w / 2, top - 10 - i * line_h), line, DARK.text, font, anchor="ms")
+            draw.text((x + column / 2, top - 10 - i * line_h), line, DARK.text, font, anchor="ms")
     small = ImageFont.load_default(size=14)
-    images = []
+    pictures = np.empty((n_frames, size[1], size[0], 3), np.uint8)
     for t in range(n_frames):
         image = base.copy()
         draw = ImageDraw.Draw(image)
         for i, panel in enumerate(panel for row in rows for panel in row):
-            x, y = left[i % len(labels)], top + i // len(labels) * (cell_h + GAP)
+            x, y = left[i % len(labels)] + (column - cell_w) // 2, top + i // len(labels) * (cell_h + GAP)
             draw.rectangle((x, y, x + cell_w - 1, y + cell_h - 1), _border(panel, t, n_past))
             image.paste(_enlarge(videos[i, t], scale), (x + BORDER, y + BORDER))
         _draw_timeline(draw, (MARGIN, bar, size[0] - MARGIN), t, n_frames, n_past)
         state, colour = ("conditioning", PAST) if t < n_past else ("predicting", FUTURE)
         draw.text((MARGIN, bar + 28), f"t = {t}", DARK.text, small, anchor="ls")
-        if size[0] > 160:  # px; the two texts would touch in a narrower picture
-            draw.text((size[0] - MARGIN, bar + 28), state, colour, small, anchor="rs")
-        images.append(image)
+        draw.text((size[0] - MARGIN, bar + 28), state, colour, small, anchor="rs")
+        pictures[t] = np.asarray(image)
+    return pictures
 
-    palette = _palette(videos)
+
+def _encode_gif(path: Path, pictures: np.ndarray, fps: float, palette: Image.Image) -> None:
+    images = (Image.fromarray(picture) for picture in pictures)
     indexed = np.stack([np.asarray(image.quantize(palette=palette, dither=Image.Dither.NONE)) for image in images])
-    delay = 10 * round(100 / fps)  # ms
-    duration = [delay] * (n_frames - 1) + [delay + HOLD_MS]
-    with _whole_file(path) as partial:
-        iio.imwrite(
-            partial,
-            indexed,
-            mode="P",
-            is_batch=True,
-            palette=bytes(palette.getpalette()),
-            optimize=True,
-            duration=duration,
-            loop=0,
-        )
+    colours, duration = bytes(palette.getpalette()), _durations(len(pictures), 10 * round(100 / fps))
+    iio.imwrite(path, indexed, mode="P", is_batch=True, palette=colours, optimize=True, duration=duration, loop=0)
+
+
+def _encode_apng(path: Path, pictures: np.ndarray, fps: float) -> None:
+    duration = _durations(len(pictures), round(1000 / fps))
+    iio.imwrite(path, pictures, plugin="pillow", is_batch=True, format="PNG", duration=duration, loop=0)
+
+
+def _encode_mp4(path: Path, pictures: np.ndarray, fps: float) -> None:
+    """Holds the last frame by repeating it, and pads to even sizes.
+
+    yuv420p, the one pixel format that every player shows, halves the resolution of colour.
+    """
+    hold = max(1, round(fps * HOLD_MS / 1000))
+    height, width = pictures.shape[1:3]
+    even = np.empty((len(pictures) + hold, height + height % 2, width + width % 2, 3), np.uint8)
+    even[:] = _hex(DARK.background)
+    even[: len(pictures), :height, :width] = pictures
+    even[len(pictures) :, :height, :width] = pictures[-1]
+    iio.imwrite(path, even, plugin="pyav", codec="libx264", fps=fps, out_pixel_format="yuv420p")
+
+
+def _require_pyav(path: Path) -> None:
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        message = f'{path} needs PyAV; install it with `pip install -e ".[mp4]"`, or name it .gif or .apng'
+        raise ValueError(message) from None
+
+
+def _durations(n_frames: int, delay: int) -> list[int]:
+    """Milliseconds of each frame."""
+    return [delay] * (n_frames - 1) + [delay + HOLD_MS]
 
 
 def write_strip(path: Path, rows: Sequence[Panel], n_past: int, every: int = 1, *, scale: int | None = None) -> None:
@@ -135,7 +190,7 @@ def write_strip(path: Path, rows: Sequence[Panel], n_past: int, every: int = 1, 
         scale: pixels per pixel, nearest neighbour; None: the smallest that makes a frame 64 px wide.
 
     Raises:
-        ValueError: as write_gif_grid, or every < 1.
+        ValueError: as write_animation_grid, or every < 1.
     """
     if every < 1:
         raise ValueError(f"every must be >= 1, got {every}")
@@ -172,30 +227,123 @@ def write_strip(path: Path, rows: Sequence[Panel], n_past: int, every: int = 1, 
 
 
 def write_curves(path: Path, plots: dict[str, Sequence[Curve]], n_past: int, *, title: str | None = None) -> None:
-    """Per-frame curves, one subplot per entry; muted lines are grey and dashed, more than five others change dashes.
+    """Per-frame curves, one subplot per entry; x is the frame index t, by default from n_past on.
 
     Args:
         path: ends in .png (or any format of matplotlib).
-        plots: axis label with its unit, such as "PSNR (dB)", to curves. A label has one colour in all subplots.
-        n_past: t of the first predicted frame.
+        plots: axis label with its unit, such as "PSNR (dB)", to curves. A label has one look in all subplots.
+        n_past: t of the first predicted frame; where curves begin earlier, the frames before it are shaded.
 
     Raises:
-        ValueError: nothing to draw, values that are not (frames,).
+        ValueError: nothing to draw, or values, x and interval whose shapes do not agree.
     """
+    _save(path, _curves_figure(plots, n_past, title))
+
+
+def write_scores_by_n(
+    path: Path, plots: dict[str, Sequence[Curve]], n_samples: Sequence[int], *, title: str | None = None
+) -> None:
+    """Best-of-N scores against N on a logarithmic axis, one subplot per metric.
+
+    Args:
+        path, plots, title: as in `write_curves`; baselines, which draw no samples, are single values.
+        n_samples: (points,) the values of N, > 0, which are also the axis's ticks, such as 1, 2, 5, 10, 20, 50, 100.
+
+    Raises:
+        ValueError: as write_curves, or an N < 1.
+    """
+    if min(n_samples, default=0) < 1:
+        raise ValueError(f"n_samples must be one or more numbers >= 1, got {list(n_samples)}")
+    figure = _figure(
+        {name: [_at(curve, n_samples) for curve in curves] for name, curves in plots.items()},
+        "number of samples N (logarithmic)",
+        title,
+    )
+    for axes in figure.axes:
+        axes.set_xscale("log")
+        axes.set_xticks(list(n_samples), labels=[str(n) for n in n_samples])
+        axes.minorticks_off()
+        axes.set_xlim(min(n_samples) / 1.15, max(n_samples) * 1.15)
+    _save(path, figure)
+
+
+def write_calibration(
+    path: Path,
+    ratios: Sequence[Curve],
+    coverages: Sequence[Curve],
+    n_past: int,
+    *,
+    nominal: Sequence[float] = (0.5, 0.9),
+    title: str | None = None,
+) -> None:
+    """Whether a decoder's sigma is true, per frame: squared residual against sigma^2, and coverage of its intervals.
+
+    Args:
+        path, n_past, title: as in `write_curves`.
+        ratios: mean squared residual / sigma^2, ideally 1; on a logarithmic axis where they span more than a decade.
+        coverages: fraction of pixels inside the central interval that should hold a fraction `nominal` of them.
+        nominal: those fractions, drawn as horizontal lines.
+
+    Raises:
+        ValueError: as write_curves.
+    """
+    plots = {
+        "squared residual / sigma$^2$ (ratio)": [*ratios, Curve("ideal", 1.0, muted=True)],
+        "coverage of central intervals (fraction)": [*coverages, *(Curve("ideal", f, muted=True) for f in nominal)],
+    }
+    figure = _curves_figure(plots, n_past, title)
+    ratio, coverage = figure.axes
+    drawn = np.concatenate([[1.0], *(curve.values for curve in ratios)])
+    if np.nanmin(drawn) > 0 and np.nanmax(drawn) > 10 * np.nanmin(drawn):
+        ratio.set_yscale("log")
+        ratio.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ratio.yaxis.set_major_formatter("{x:g}")
+        ratio.yaxis.set_minor_locator(NullLocator())
+    coverage.set_ylim(0, 1.02)
+    _save(path, figure)
+
+
+def _curves_figure(plots: dict[str, Sequence[Curve]], n_past: int, title: str | None) -> Figure:
+    plots = {
+        name: [_at(curve, n_past + np.arange(np.size(curve.values))) for curve in curves]
+        for name, curves in plots.items()
+    }
+    figure = _figure(plots, f"frame index t (predicted from t = {n_past})", title)
+    for axes, curves in zip(figure.axes, plots.values(), strict=True):
+        frames = np.concatenate([[n_past], *(curve.x for curve in curves if curve.x is not None)])
+        first, last = frames.min(), frames.max()
+        if first < n_past:
+            axes.axvspan(first - 0.5, n_past - 0.5, color=PAST, alpha=0.10, linewidth=0, zorder=0)
+            axes.axvline(n_past - 0.5, color=PAST, linewidth=1, zorder=1)
+        axes.set_xlim(first - 0.5, last + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def _at(curve: Curve, x: Sequence[int]) -> Curve:
+    """The curve with x, unless it has its own or is a horizontal line."""
+    return curve if curve.x is not None or np.ndim(curve.values) == 0 else curve._replace(x=np.asarray(x))
+
+
+def _figure(plots: dict[str, Sequence[Curve]], x_label: str, title: str | None) -> Figure:
+    """One subplot per entry, a legend below. Labels differ in marker and dashes besides colour, for print in grey."""
     curves = [curve for subplot in plots.values() for curve in subplot]
     if not curves:
-        raise ValueError("write_curves needs at least one curve")
+        raise ValueError("a plot needs at least one curve")
     for curve in curves:
-        width = np.shape(curve.values if curve.half_width is None else curve.half_width)
-        if np.ndim(curve.values) != 1 or np.shape(curve.values) != width:
-            raise ValueError(
-                f"curve {curve.label!r} has values {np.shape(curve.values)} and half width {width}, "
-                "expected one shape (frames,)"
-            )
+        _check_shapes(curve)
     # Okabe & Ito's palette, which the common forms of colour blindness can tell apart.
-    colours = ["#0072b2", "#e69f00", "#cc79a7", "#009e73", "#d55e00"]
-    solid = list(itertools.product(["-", "-.", ":"], colours))
-    dashed = list(itertools.product([(0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2))], ["#5b6370", "#9aa3b0"]))
+    colours = ["#0072b2", "#e69f00", "#cc79a7", "#009e73", "#d55e00", "#56b4e9"]
+    solid = [
+        {"linestyle": dashes, "color": colour, "marker": marker, "linewidth": 2, "zorder": 3}
+        for dashes in ("-", "-.", ":")
+        for colour, marker in zip(colours, "osD^vP", strict=True)
+    ]
+    dashed = [
+        {"linestyle": dashes, "color": colour, "linewidth": 1.3, "zorder": 2}
+        for colour in ("#5b6370", "#9aa3b0")
+        for dashes in ((0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+    ]
     vivid = list(dict.fromkeys(curve.label for curve in curves if not curve.muted))
     muted = list(dict.fromkeys(curve.label for curve in curves if curve.muted))
 
@@ -203,24 +351,19 @@ def write_curves(path: Path, plots: dict[str, Sequence[Curve]], n_past: int, *, 
     FigureCanvasAgg(figure)
     handles = {}
     for axes, (name, subplot) in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots.items(), strict=True):
-        last = n_past
         for curve in subplot:
-            x = (n_past if curve.start is None else curve.start) + np.arange(len(curve.values))
-            values, last = np.asarray(curve.values), max(last, x[-1])
-            styles, names = (dashed, muted) if curve.muted else (solid, vivid)
-            dashes, colour = styles[names.index(curve.label) % len(styles)]
-            style = {"linestyle": dashes, "linewidth": 1.3 if curve.muted else 2.2, "zorder": 2 if curve.muted else 3}
-            (handles[curve.label],) = axes.plot(x, values, color=colour, **style)
-            if curve.half_width is not None:
-                low, high = values - curve.half_width, values + curve.half_width
-                axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
-        first = min((c.start for c in subplot if c.start is not None), default=n_past)
-        if first < n_past:
-            axes.axvspan(first - 0.5, n_past - 0.5, color=PAST, alpha=0.10, linewidth=0, zorder=0)
-            axes.axvline(n_past - 0.5, color=PAST, linewidth=1, zorder=1)
-        axes.set_xlim(min(first, n_past) - 0.5, last + 0.5)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_xlabel(f"frame index t (predicted from t = {n_past})")
+            styles, labels = (dashed, muted) if curve.muted else (solid, vivid)
+            style = styles[labels.index(curve.label) % len(styles)]
+            if curve.x is None:
+                handles[curve.label] = axes.axhline(curve.values, **style)
+                continue
+            every = -(-len(curve.x) // 12)  # at most 12 markers on a line
+            (handles[curve.label],) = axes.plot(curve.x, curve.values, markersize=4.5, markevery=every, **style)
+            if curve.interval is not None:
+                half = np.ndim(curve.interval) == 1
+                low, high = (curve.values - curve.interval, curve.values + curve.interval) if half else curve.interval
+                axes.fill_between(curve.x, low, high, color=style["color"], alpha=0.18, linewidth=0)
+        axes.set_xlabel(x_label)
         axes.set_ylabel(name)
         axes.grid(color=LIGHT.faint, linewidth=0.8)
         axes.set_axisbelow(True)
@@ -228,9 +371,29 @@ def write_curves(path: Path, plots: dict[str, Sequence[Curve]], n_past: int, *, 
     if title is not None:
         figure.suptitle(title, fontsize=11)
     order = vivid + muted
-    figure.legend(
-        [handles[name] for name in order], order, loc="outside lower center", ncols=min(4, len(order)), frameon=False
-    )
+    lines = [handles[label] for label in order]
+    for columns in range(min(4, len(order)), 0, -1):
+        legend = figure.legend(lines, order, loc="outside lower center", ncols=columns, frameon=False)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
+    return figure
+
+
+def _check_shapes(curve: Curve) -> None:
+    """ValueError unless values, x and interval fit each other."""
+    points, x, interval = np.shape(curve.values), np.shape(curve.x), np.shape(curve.interval)
+    if points == ():
+        if curve.x is not None or curve.interval is not None:
+            raise ValueError(f"curve {curve.label!r} is one value, a horizontal line, which takes no x or interval")
+    elif len(points) != 1 or x != points or interval not in ((), points, (2, *points)):
+        raise ValueError(
+            f"curve {curve.label!r} has values {points}, x {x} and interval {interval}, "
+            "expected (points,), (points,) and nothing, (points,) or (2, points)"
+        )
+
+
+def _save(path: Path, figure: Figure) -> None:
     with _whole_file(path) as partial:
         figure.savefig(partial, dpi=150)
 
@@ -319,12 +482,18 @@ def _fit(labels: Sequence[str], width: int, max_lines: int) -> tuple[ImageFont.F
     The smallest font cuts words and takes as many lines as it needs.
     """
     words = [word for label in labels for word in label.split()]
-    for size in range(16, 9, -1):
+    for size in range(16, SMALLEST_FONT - 1, -1):
         font = ImageFont.load_default(size=size)
         lines = [_wrap(label, font, width) for label in labels]
         if max(map(len, lines)) <= max_lines and all(font.getlength(word) <= width for word in words):
             break
     return font, [_balance(wrapped, label, font, width) for wrapped, label in zip(lines, labels, strict=True)]
+
+
+def _longest_word(labels: Iterable[str]) -> int:
+    """Its px in the smallest font."""
+    font = ImageFont.load_default(size=SMALLEST_FONT)
+    return max((math.ceil(font.getlength(word)) for label in labels for word in label.split()), default=0)
 
 
 def _balance(lines: list[str], text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:

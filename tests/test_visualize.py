@@ -1,5 +1,8 @@
+import sys
+
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image, ImageSequence
 
 from seqvae import visualize
@@ -12,9 +15,11 @@ from seqvae.visualize import (
     PAST,
     Curve,
     Panel,
+    write_animation,
+    write_animation_grid,
+    write_calibration,
     write_curves,
-    write_gif,
-    write_gif_grid,
+    write_scores_by_n,
     write_strip,
 )
 
@@ -27,11 +32,30 @@ def moving_square(channels: int = 1, size: int = 32, n_frames: int = 8, shift: i
     return video
 
 
-def read_gif(path) -> tuple[list[np.ndarray], list[int], int]:
-    """RGB frames, milliseconds of each, loop count."""
-    with Image.open(path) as gif:
-        frames = [(np.asarray(f.convert("RGB")), f.info["duration"]) for f in ImageSequence.Iterator(gif)]
-        return [f for f, _ in frames], [ms for _, ms in frames], gif.info["loop"]
+def read_animation(path) -> tuple[list[np.ndarray], list[int], int]:
+    """RGB frames, milliseconds of each, loop count, of a GIF or APNG."""
+    with Image.open(path) as file:
+        frames = [(np.asarray(f.convert("RGB")), f.info["duration"]) for f in ImageSequence.Iterator(file)]
+        return [f for f, _ in frames], [ms for _, ms in frames], file.info["loop"]
+
+
+def where(picture: np.ndarray, frame: np.ndarray, atol: int = 0) -> list[tuple[int, int]]:
+    """(y, x) of each place where the picture shows the frame."""
+    windows = np.lib.stride_tricks.sliding_window_view(picture.astype(int), frame.shape)[:, :, 0]
+    return [(y, x) for y, x in np.argwhere(np.abs(windows - frame).max((2, 3, 4)) <= atol).tolist()]
+
+
+@pytest.fixture
+def figures(monkeypatch) -> list[Figure]:
+    """The figures that were saved."""
+    saved, savefig = [], Figure.savefig
+
+    def remember(figure, *args, **kwargs):
+        saved.append(figure)
+        savefig(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", remember)
+    return saved
 
 
 def rgb(colour: str) -> list[int]:
@@ -51,8 +75,8 @@ def panel_tops(frame: np.ndarray, n_panels: int, width: int, row: int = 0, heigh
 def test_a_gif_read_back_has_its_frames_speed_and_border_colours(tmp_path, channels):
     video = moving_square(channels)
     panels = [Panel("truth", video, predicting=False), Panel("best of 100", video / 255), Panel("sample", video)]
-    write_gif(tmp_path / "a.gif", panels, n_past=3, fps=10)
-    frames, durations, loop = read_gif(tmp_path / "a.gif")
+    write_animation(tmp_path / "a.gif", panels, n_past=3, fps=10)
+    frames, durations, loop = read_animation(tmp_path / "a.gif")
     assert durations == [100] * 7 + [1100]
     assert loop == 0
     assert frames[0].shape[1] == 2 * MARGIN + 3 * (128 + 2 * BORDER) + 2 * GAP
@@ -65,8 +89,8 @@ def test_a_gif_read_back_has_its_frames_speed_and_border_colours(tmp_path, chann
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_pictures_in_a_gif_are_the_frames_enlarged(tmp_path, channels):
     video = moving_square(channels)
-    write_gif_grid(tmp_path / "a.gif", [[Panel("a", video), Panel("b", video)]] * 2, n_past=2, scale=3)
-    frames, _, _ = read_gif(tmp_path / "a.gif")
+    write_animation_grid(tmp_path / "a.gif", [[Panel("a", video), Panel("b", video)]] * 2, n_past=2, scale=3)
+    frames, _, _ = read_animation(tmp_path / "a.gif")
     expected = np.broadcast_to(video[5].transpose(1, 2, 0), (32, 32, 3)).repeat(3, 0).repeat(3, 1)
     x = MARGIN + BORDER
     strip = frames[5][:, x : x + 96].astype(int)
@@ -79,13 +103,96 @@ def test_the_pictures_in_a_gif_are_the_frames_enlarged(tmp_path, channels):
 
 @pytest.mark.parametrize("fps, ms", [(8, 120), (5, 200), (30, 30), (50, 20)])
 def test_a_gif_plays_at_the_nearest_hundredth_of_a_second(tmp_path, fps, ms):
-    write_gif(tmp_path / "a.gif", [Panel("a", moving_square())], n_past=1, fps=fps)
-    assert read_gif(tmp_path / "a.gif")[1] == [ms] * 7 + [ms + 1000]
+    write_animation(tmp_path / "a.gif", [Panel("a", moving_square())], n_past=1, fps=fps)
+    assert read_animation(tmp_path / "a.gif")[1] == [ms] * 7 + [ms + 1000]
 
 
 def test_a_video_that_stands_still_keeps_every_frame(tmp_path):
-    write_gif(tmp_path / "a.gif", [Panel("black", np.zeros((30, 1, 64, 64)))], n_past=5)
-    assert len(read_gif(tmp_path / "a.gif")[0]) == 30
+    write_animation(tmp_path / "a.gif", [Panel("black", np.zeros((30, 1, 64, 64)))], n_past=5)
+    assert len(read_animation(tmp_path / "a.gif")[0]) == 30
+
+
+@pytest.mark.parametrize("ending", ["apng", "png", "APNG"])
+def test_an_apng_read_back_is_exact_and_lasts_as_long_as_it_should(tmp_path, ending):
+    noise = np.random.default_rng(0).integers(256, size=(6, 3, 10, 14), dtype=np.uint8)  # more than 256 colours
+    path = tmp_path / f"a.{ending}"
+    write_animation_grid(path, [[Panel("a", noise), Panel("b", noise[::-1])]] * 2, n_past=2, fps=8, scale=2)
+    frames, durations, loop = read_animation(path)
+    assert durations == [125] * 5 + [1125] and loop == 0
+    for t, frame in enumerate(frames):
+        for column, video in enumerate((noise, noise[::-1])):
+            found = where(frame, video[t].transpose(1, 2, 0).repeat(2, 0).repeat(2, 1))
+            assert len(found) == 2 and found[0][1] == found[1][1]  # once per row of panels, below each other
+            assert (found[0][1] > frame.shape[1] / 2) == bool(column)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("fps, held", [(8, 8), (12.5, 12), (0.4, 1)])
+def test_an_mp4_read_back_has_every_frame_and_repeats_the_last_for_a_second(tmp_path, fps, held):
+    av = pytest.importorskip("av")
+    panels = [Panel("truth", moving_square(3), False), Panel("sample", moving_square(3))]
+    write_animation(tmp_path / "a.mp4", panels, n_past=3, fps=fps, scale=4)
+    write_animation(tmp_path / "a.apng", panels, n_past=3, fps=fps, scale=4)
+    exact = np.stack(read_animation(tmp_path / "a.apng")[0]).astype(int)
+    height, width = exact.shape[1:3]
+    assert height % 2 == 1  # so that a row is added
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        (stream,) = file.streams
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert float(stream.average_rate) == fps
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]).astype(int)
+    assert frames.shape == (8 + held, height + 1, width, 3)
+    np.testing.assert_allclose(
+        frames[:, height], np.broadcast_to(rgb(visualize.DARK.background), (8 + held, width, 3)), atol=8
+    )
+    for t, frame in enumerate(frames):
+        error = np.abs(frame[:height] - exact[min(t, 7)])
+        assert error.mean() < 4 and (error.max(-1) > 40).mean() < 0.05  # halved colour blurs edges alone
+    assert (np.abs(frames[0, :height] - exact[4]).max(-1) > 40).mean() > 0.01  # so the bound above tells frames apart
+
+
+def test_all_formats_show_the_same_pictures(tmp_path, monkeypatch):
+    written = {}
+    monkeypatch.setattr(
+        visualize.iio, "imwrite", lambda path, images, **_: (path.touch(), written.update({path.suffix: images}))
+    )
+    panels = [Panel("truth", moving_square(3), False), Panel("sample", moving_square(3))]
+    for ending in (".apng", ".mp4"):
+        write_animation(tmp_path / f"a{ending}", panels, n_past=3)
+    height, width = written[".apng"].shape[1:3]
+    np.testing.assert_array_equal(written[".mp4"][:8, :height, :width], written[".apng"])
+
+
+@pytest.mark.parametrize("name", ["a.webm", "a.jpg", "a"])
+def test_an_unknown_ending_is_refused_with_those_that_are_known(tmp_path, name):
+    with pytest.raises(
+        ValueError, match=rf"{name} ends in '[.a-z]*'; an animation ends in .gif, .apng \(or .png\) or .mp4$"
+    ):
+        write_animation(tmp_path / "folder" / name, [Panel("a", moving_square())], 3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_mp4_without_pyav_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)  # importing it fails
+    with pytest.raises(
+        ValueError, match=r'^.*a.mp4 needs PyAV; install it with `pip install -e "\.\[mp4\]"`, or name it'
+    ):
+        write_animation(tmp_path / "a.mp4", [Panel("a", moving_square())], 3)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [8, 32, 64])
+def test_labels_of_neighbouring_columns_keep_apart(tmp_path, size):
+    # Above the panels, the columns of pixels with text in them form separate runs, each inside the picture.
+    labels = ["posterior", "conditioned", "reconstruction"]
+    video = np.zeros((2, 1, size, size), np.uint8)
+    write_animation(tmp_path / "a.apng", [Panel(label, video) for label in labels], n_past=1, scale=1)
+    picture = read_animation(tmp_path / "a.apng")[0][0].astype(int)
+    top = np.flatnonzero((picture == rgb(PAST)).all(-1).any(1))[0]
+    text = (np.abs(picture[:top] - rgb(visualize.DARK.background)).max(-1) > 30).any(0)
+    gaps = np.diff(np.flatnonzero(text))
+    assert (gaps > 10).sum() == 2  # wider than any space between letters: three labels
+    assert not text[:10].any() and not text[-10:].any()
 
 
 @pytest.mark.parametrize("label", ["truth", "best of 100 samples (PSNR 18.1 dB)", "x" * 60, "", "two words"])
@@ -114,7 +221,10 @@ def test_a_strip_shows_every_kth_frame_with_the_border_of_its_time(tmp_path):
 
 def test_curves_are_a_png_as_wide_as_there_are_metrics(tmp_path):
     x = np.linspace(0, 1, 20)
-    curves = [Curve("best of 100", 20 - x, 0.1 + x), Curve("posterior", np.full(24, 25.0), muted=True, start=1)]
+    curves = [
+        Curve("best of 100", 20 - x, 0.1 + x),
+        Curve("posterior", np.full(24, 25.0), muted=True, x=np.arange(1, 25)),
+    ]
     for n, plots in enumerate([{"PSNR (dB)": curves}, {"PSNR (dB)": curves, "SSIM": curves[:1]}], start=1):
         write_curves(tmp_path / "c.png", plots, n_past=5, title="own")
         with Image.open(tmp_path / "c.png") as image:
@@ -125,30 +235,132 @@ def test_curves_are_a_png_as_wide_as_there_are_metrics(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["c.png"]
 
 
+def lines_of(axes) -> dict[str, tuple[list[float], list[float]]]:
+    """Colour and marker -> x, y of the lines of a subplot that are not dashed."""
+    lines = [line for line in axes.lines if line.get_marker() not in ("None", "")]
+    return {(line.get_color(), line.get_marker()): (list(line.get_xdata()), list(line.get_ydata())) for line in lines}
+
+
+def bands_of(axes) -> list[tuple[list[float], list[float], list[float]]]:
+    """x, low and high of the bands of a subplot."""
+    found = []
+    for band in axes.collections:
+        corners = np.unique(band.get_paths()[0].vertices, axis=0)
+        xs = np.unique(corners[:, 0])
+        ys = [corners[corners[:, 0] == x, 1] for x in xs]
+        found.append((xs.tolist(), [y.min() for y in ys], [y.max() for y in ys]))
+    return found
+
+
+def test_curves_stand_at_their_frames_with_symmetric_or_asymmetric_bands(tmp_path, figures):
+    values, low_high = np.array([3.0, 2.0, 4.0]), np.array([[2.0, 1.5, 1.0], [3.5, 6.0, 4.0]])
+    plots = {
+        "PSNR (dB)": [
+            Curve("a", values, np.array([0.5, 0.25, 1.0])),
+            Curve("b", values, low_high, x=np.array([1, 4, 6])),
+        ],
+        "SSIM": [Curve("b", values), Curve("black", 0.5, muted=True)],
+    }
+    write_curves(tmp_path / "c.png", plots, n_past=5, title="own")
+    psnr, ssim = figures[0].axes
+    assert [axes.get_ylabel() for axes in (psnr, ssim)] == ["PSNR (dB)", "SSIM"]
+    assert psnr.get_xlabel() == "frame index t (predicted from t = 5)"
+    a, b = lines_of(psnr)
+    assert lines_of(psnr) == {a: ([5, 6, 7], [3, 2, 4]), b: ([1, 4, 6], [3, 2, 4])}
+    assert a[0] != b[0] and a[1] != b[1]  # told apart by colour, and in grey by marker
+    assert list(lines_of(ssim)) == [b]  # the same look in each subplot
+    assert bands_of(psnr)[0] == ([5, 6, 7], [2.5, 1.75, 3], [3.5, 2.25, 5])
+    assert bands_of(psnr)[1] == ([1, 4, 6], *low_high.tolist())
+    assert list(ssim.lines[-1].get_ydata()) == [0.5, 0.5] and ssim.lines[-1].get_linestyle() == "--"
+    assert psnr.get_xlim() == (0.5, 7.5) and ssim.get_xlim() == (4.5, 7.5)
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["a", "b", "black"]
+
+
+def test_scores_by_n_have_a_logarithmic_axis_with_a_tick_at_each_n(tmp_path, figures):
+    n = [1, 2, 5, 10, 20, 50, 100]
+    ours, oracle = np.log(n), 2 + np.log(n)
+    subplot = [
+        Curve("ours", ours, np.stack([ours - 0.1, ours + 0.3])),
+        Curve("oracle", oracle),
+        Curve("black", 1.0, muted=True),
+    ]
+    write_scores_by_n(tmp_path / "n.png", {"PSNR (dB)": subplot, "SSIM": subplot[:1]}, n)
+    for axes in figures[0].axes:
+        assert axes.get_xscale() == "log" and "number of samples N" in axes.get_xlabel()
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "5", "10", "20", "50", "100"]
+        assert axes.get_xticks().tolist() == n and not list(axes.get_xticks(minor=True))
+    psnr = figures[0].axes[0]
+    assert [y for _, y in lines_of(psnr).values()] == [ours.tolist(), oracle.tolist()]
+    assert [x for x, _ in lines_of(psnr).values()] == [n, n]
+    assert bands_of(psnr) == [(n, (ours - 0.1).tolist(), (ours + 0.3).tolist())]
+    with Image.open(tmp_path / "n.png") as image:
+        assert (image.format, image.size) == ("PNG", (1560, 600))
+
+
+@pytest.mark.parametrize(
+    "ratio, scale",
+    [([0.5, 1.2, 4.0], "linear"), ([0.9, 3.0, 9.5], "log"), ([2.0, 5.0, 11.0], "log"), ([0.0, 1.0, 50], "linear")],
+)
+def test_calibration_shows_the_ideal_and_a_logarithmic_ratio_beyond_a_decade_from_it(tmp_path, figures, ratio, scale):
+    ratios = [Curve("prediction", np.array(ratio)), Curve("posterior", np.ones(3))]
+    coverages = [
+        Curve("prediction, 90 %", np.array([0.9, 0.8, 0.7])),
+        Curve("prediction, 50 %", np.array([0.5, 0.4, 0.3])),
+    ]
+    write_calibration(tmp_path / "c.png", ratios, coverages, n_past=2)
+    left, right = figures[0].axes
+    assert left.get_yscale() == scale and right.get_yscale() == "linear"
+    assert [list(line.get_ydata()) for line in left.lines if line.get_linestyle() == "--"] == [[1, 1]]
+    assert [list(line.get_ydata()) for line in right.lines if line.get_linestyle() == "--"] == [[0.5] * 2, [0.9] * 2]
+    assert [y for _, y in lines_of(left).values()] == [ratio, [1, 1, 1]]
+    assert [y for _, y in lines_of(right).values()] == [[0.9, 0.8, 0.7], [0.5, 0.4, 0.3]]
+    assert right.get_ylim()[0] == 0 and right.get_ylim()[1] > 1
+    low, high = left.get_ylim()
+    assert low <= min(1, *ratio) and max(1, *ratio) <= high
+
+
+def test_the_legend_of_a_single_plot_stays_inside_the_picture(tmp_path, figures):
+    labels = ["ours", "oracle (ceiling)", "copy last frame", "mean of context", "mean training image", "black"]
+    write_scores_by_n(tmp_path / "n.png", {"SSIM": [Curve(label, np.ones(2)) for label in labels]}, [1, 2])
+    (legend,) = figures[0].legends
+    box, picture = legend.get_window_extent(), figures[0].bbox
+    assert box.x0 >= 0 and box.x1 <= picture.x1 and box.y0 >= 0
+    assert [text.get_text() for text in legend.get_texts()] == labels
+
+
 def test_frames_that_do_not_fit_are_refused_in_one_line(tmp_path):
     video, path = moving_square(), tmp_path / "a.gif"
     with pytest.raises(ValueError, match=r"^panel 'a' is \(8, 2, 32, 32\), expected \(T, C, H, W\) with C 1 or 3$"):
-        write_gif(path, [Panel("a", video.repeat(2, 1))], 3)
+        write_animation(path, [Panel("a", video.repeat(2, 1))], 3)
     with pytest.raises(ValueError, match=r"^panel 'b' has \(T, H, W\) \(7, 32, 32\), panel 'a' has \(8, 32, 32\)$"):
-        write_gif(path, [Panel("a", video), Panel("b", video[:7])], 3)
+        write_animation(path, [Panel("a", video), Panel("b", video[:7])], 3)
     with pytest.raises(ValueError, match="^panel 'a' is int64, expected uint8 or floating point"):
         write_strip(path, [Panel("a", video.astype(np.int64))], 3)
     with pytest.raises(ValueError, match=r"^every row must have the labels of the first, \['a'\]$"):
-        write_gif_grid(path, [[Panel("a", video)], [Panel("b", video)]], 3)
-    with pytest.raises(ValueError, match=r"^curve 'a' has values \(3,\) and half width \(2,\), expected"):
-        write_curves(path, {"SSIM": [Curve("a", np.zeros(3), np.zeros(2))]}, 3)
+        write_animation_grid(path, [[Panel("a", video)], [Panel("b", video)]], 3)
+    for shape in ((2,), (1, 3), (3, 2)):
+        with pytest.raises(
+            ValueError, match=r"^curve 'a' has values \(3,\), x \(3,\) and interval \([0-9, ]+\), expected"
+        ):
+            write_curves(path, {"SSIM": [Curve("a", np.zeros(3), np.zeros(shape))]}, 3)
+    with pytest.raises(ValueError, match=r"^curve 'a' has values \(3,\), x \(2,\) and interval \(\), expected"):
+        write_scores_by_n(path, {"SSIM": [Curve("a", np.zeros(3))]}, [1, 2])
+    with pytest.raises(ValueError, match="^curve 'a' is one value, a horizontal line, which takes no x or interval$"):
+        write_curves(path, {"SSIM": [Curve("a", 1.0, np.zeros(3))]}, 3)
 
 
 @pytest.mark.parametrize(
     "write, message",
     [
-        (lambda path, panels: write_gif(path, panels, 9), r"n_past must be in \[0, 8\].*got 9"),
-        (lambda path, panels: write_gif(path, panels, 3, fps=0), r"fps must be in \(0, 50\].*got 0"),
-        (lambda path, panels: write_gif(path, panels, 3, scale=0), "scale must be >= 1, got 0"),
+        (lambda path, panels: write_animation(path, panels, 9), r"n_past must be in \[0, 8\].*got 9"),
+        (lambda path, panels: write_animation(path, panels, 3, fps=0), r"fps must be in \(0, 50\].*got 0"),
+        (lambda path, panels: write_animation(path, panels, 3, scale=0), "scale must be >= 1, got 0"),
         (lambda path, panels: write_strip(path, panels, 3, every=0), "every must be >= 1, got 0"),
-        (lambda path, panels: write_gif(path, [], 3), "no panels"),
-        (lambda path, panels: write_gif_grid(path, [], 3), "no panels"),
+        (lambda path, panels: write_animation(path, [], 3), "no panels"),
+        (lambda path, panels: write_animation_grid(path, [], 3), "no panels"),
         (lambda path, panels: write_curves(path, {"SSIM": []}, 3), "at least one curve"),
+        (lambda path, panels: write_scores_by_n(path, {}, []), r"numbers >= 1, got \[\]"),
+        (lambda path, panels: write_scores_by_n(path, {}, [0, 1]), r"numbers >= 1, got \[0, 1\]"),
     ],
 )
 def test_a_bad_setting_is_refused_by_name(tmp_path, write, message):
@@ -158,8 +370,9 @@ def test_a_bad_setting_is_refused_by_name(tmp_path, write, message):
 
 
 @pytest.mark.parametrize("old", [None, b"old"])
-def test_a_write_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch, old):
-    path = tmp_path / "a.gif"
+@pytest.mark.parametrize("ending", ["gif", "apng", "mp4"])
+def test_a_write_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch, ending, old):
+    path = tmp_path / f"a.{ending}"
     if old is not None:
         path.write_bytes(old)
 
@@ -169,5 +382,5 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path, m
 
     monkeypatch.setattr(visualize.iio, "imwrite", full_disk)
     with pytest.raises(OSError, match="no space"):
-        write_gif(path, [Panel("a", moving_square())], 3)
+        write_animation(path, [Panel("a", moving_square())], 3)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == ([] if old is None else [old])
