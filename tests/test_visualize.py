@@ -182,17 +182,25 @@ def test_an_mp4_without_pyav_names_the_extra(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [8, 32, 64])
-def test_labels_of_neighbouring_columns_keep_apart(tmp_path, size):
-    # Above the panels, the columns of pixels with text in them form separate runs, each inside the picture.
+def test_labels_of_neighbouring_columns_are_whole_and_keep_apart(tmp_path, size):
+    # Above the panels, the pixels of text form one line and separate columns, inside the picture.
     labels = ["posterior", "conditioned", "reconstruction"]
     video = np.zeros((2, 1, size, size), np.uint8)
     write_animation(tmp_path / "a.apng", [Panel(label, video) for label in labels], n_past=1, scale=1)
     picture = read_animation(tmp_path / "a.apng")[0][0].astype(int)
     top = np.flatnonzero((picture == rgb(PAST)).all(-1).any(1))[0]
-    text = (np.abs(picture[:top] - rgb(visualize.DARK.background)).max(-1) > 30).any(0)
-    gaps = np.diff(np.flatnonzero(text))
-    assert (gaps > 10).sum() == 2  # wider than any space between letters: three labels
-    assert not text[:10].any() and not text[-10:].any()
+    text = np.abs(picture[:top] - rgb(visualize.DARK.background)).max(-1) > 30
+    rows, columns = (np.flatnonzero(text.any(axis)) for axis in (1, 0))
+    assert rows[-1] - rows[0] < 16  # one line: no word is cut
+    assert (np.diff(columns) > 10).sum() == 2  # wider than any space between letters: three labels
+    assert 10 < columns[0] and columns[-1] < picture.shape[1] - 10
+
+
+def test_the_texts_below_the_narrowest_picture_keep_apart(tmp_path):
+    write_animation(tmp_path / "a.apng", [Panel("a", np.zeros((20, 1, 8, 8), np.uint8))], n_past=20, scale=1)
+    below = read_animation(tmp_path / "a.apng")[0][10][-24:].astype(int)  # "t = 10" and "conditioning"
+    columns = np.flatnonzero((np.abs(below - rgb(visualize.DARK.background)).max(-1) > 30).any(0))
+    assert (np.diff(columns) > 10).sum() == 1
 
 
 @pytest.mark.parametrize("label", ["truth", "best of 100 samples (PSNR 18.1 dB)", "x" * 60, "", "two words"])
@@ -302,7 +310,7 @@ def test_scores_by_n_have_a_logarithmic_axis_with_a_tick_at_each_n(tmp_path, fig
     [([0.5, 1.2, 4.0], "linear"), ([0.9, 3.0, 9.5], "log"), ([2.0, 5.0, 11.0], "log"), ([0.0, 1.0, 50], "linear")],
 )
 def test_calibration_shows_the_ideal_and_a_logarithmic_ratio_beyond_a_decade_from_it(tmp_path, figures, ratio, scale):
-    ratios = [Curve("prediction", np.array(ratio)), Curve("posterior", np.ones(3))]
+    ratios = [Curve("prediction", np.array(ratio)), Curve("posterior", np.full(3, ratio[1]))]
     coverages = [
         Curve("prediction, 90 %", np.array([0.9, 0.8, 0.7])),
         Curve("prediction, 50 %", np.array([0.5, 0.4, 0.3])),
@@ -312,7 +320,7 @@ def test_calibration_shows_the_ideal_and_a_logarithmic_ratio_beyond_a_decade_fro
     assert left.get_yscale() == scale and right.get_yscale() == "linear"
     assert [list(line.get_ydata()) for line in left.lines if line.get_linestyle() == "--"] == [[1, 1]]
     assert [list(line.get_ydata()) for line in right.lines if line.get_linestyle() == "--"] == [[0.5] * 2, [0.9] * 2]
-    assert [y for _, y in lines_of(left).values()] == [ratio, [1, 1, 1]]
+    assert [y for _, y in lines_of(left).values()] == [ratio, [ratio[1]] * 3]
     assert [y for _, y in lines_of(right).values()] == [[0.9, 0.8, 0.7], [0.5, 0.4, 0.3]]
     assert right.get_ylim()[0] == 0 and right.get_ylim()[1] > 1
     low, high = left.get_ylim()
