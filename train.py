@@ -5,12 +5,14 @@
     python train.py smmnist-sigma --optim.batch-size 32       every setting is a flag; train.py PRESET --help lists them
     python train.py mnist-geco --data.root data               single images, for the papers' tables
     python train.py smmnist-geco --dry-run                    settings, sizes and cost, without training
+    torchrun --standalone --nproc-per-node 8 train.py bair-sigma --data.root data      on 8 GPUs (docs/scaling.md)
 
 The same command again goes on where the run folder (runs/PRESET, or --run-dir) ends.
 """
 
 import dataclasses
 import json
+import os
 import platform
 import shlex
 import shutil
@@ -28,7 +30,7 @@ from datasets import dataset_options, load_dataset
 from seqvae.config import RunConfig, build_model, differences, read_config, to_json
 from seqvae.objectives import Geco, build_objective
 from seqvae.presets import PRESETS
-from seqvae.training import checkpoint
+from seqvae.training import checkpoint, distributed
 from seqvae.training.checkpoint import write_atomically
 from seqvae.training.logger import LoggingFailed
 from seqvae.training.loop import TrainingFailed, run
@@ -38,38 +40,64 @@ from seqvae.training.trainer import Trainer, choose_device, resolve_amp
 def main(argv: list[str]) -> int:
     """Exit code: 0 done or stopped by a signal, 1 the run failed, 2 the settings or the data are wrong."""
     try:
+        code = train(argv)
+    except distributed.PeerLost as error:
+        print(f"train.py: {error}; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 1
+    if code != 1:  # then others may not be there any more
+        distributed.stop()
+    return code
+
+
+def train(argv: list[str]) -> int:
+    """Exit code; PeerLost when another process of this run has ended."""
+    try:
         cfg = parse(argv)
         if cfg.dry_run:
-            dry_run(cfg)
+            if distributed.launched()[0] == 0:
+                dry_run(cfg)
             return 0
-        trainer, train_clips, valid_clips = prepare(cfg)
+        distributed.start(cfg.compute.device != "cpu" and torch.cuda.is_available(), cfg.compute.timeout)
+        device = distributed.on_all(lambda: choose_device(cfg.compute.device, "--compute.device"))
+        if device.index is not None:
+            torch.cuda.set_device(device)
+        trainer, train_clips, valid_clips = prepare(cfg, device)
         run_dir = Path(cfg.run_dir)
         if trainer.step >= cfg.optim.steps:
-            print(f"{run_dir} is finished at step {trainer.step}; raise --optim.steps to go on")
+            say(f"{run_dir} is finished at step {trainer.step}; raise --optim.steps to go on")
             return 0
-        run_dir.mkdir(parents=True, exist_ok=True)
+        distributed.on_main(lambda: run_dir.mkdir(parents=True, exist_ok=True))
     except (ValueError, FileNotFoundError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        say(f"train.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a file where a folder is meant, a folder that may not be read
-        print(f"train.py: cannot use {error.filename or cfg.run_dir}: {error.strerror}", file=sys.stderr)
+        say(f"train.py: cannot use {error.filename or cfg.run_dir}: {error.strerror}", file=sys.stderr)
         return 2
     try:
-        write_atomically(run_dir / "config.json", json.dumps(description(cfg), indent=1).encode())
+        if distributed.is_main():
+            write_atomically(run_dir / "config.json", json.dumps(description(cfg), indent=1).encode())
         signal_name = run(trainer, run_dir, train_clips, valid_clips)
-    except (TrainingFailed, LoggingFailed) as error:
+    except TrainingFailed as error:  # on every process alike
+        return failed(cfg, str(error)) if distributed.is_main() else 1
+    except LoggingFailed as error:
         return failed(cfg, str(error))
     except torch.OutOfMemoryError:
         return failed(cfg, f"the device's memory is too small; lower --optim.batch-size ({cfg.optim.batch_size})")
     except OSError as error:
         return failed(cfg, f"cannot write {error.filename or run_dir}: {error.strerror}; earlier checkpoints are whole")
     if signal_name is not None:
-        print(f"{signal_name}: saved at step {trainer.step}; the same command goes on from there")
+        say(f"{signal_name}: saved at step {trainer.step}; the same command goes on from there")
         return 0
     for line in ending(trainer):
-        print(line)
-    print(f"{run_dir} is finished. Look at {run_dir}/samples, then: python evaluate.py {run_dir}")
+        say(line)
+    say(f"{run_dir} is finished. Look at {run_dir}/samples, then: python evaluate.py {run_dir}")
     return 0
+
+
+def say(text: str, **options) -> None:
+    """Prints it, once for all processes."""
+    if distributed.launched()[0] == 0:
+        print(text, **options)
 
 
 def parse(argv: list[str]) -> RunConfig:
@@ -81,7 +109,8 @@ def parse(argv: list[str]) -> RunConfig:
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; the first word must be one of {', '.join(PRESETS)}")
     text, default = PRESETS[preset]
-    cfg = tyro.cli(RunConfig, default=default, args=argv[1:], prog=f"train.py {preset}", description=text)
+    options = {"prog": f"train.py {preset}", "description": text, "console_outputs": distributed.launched()[0] == 0}
+    cfg = tyro.cli(RunConfig, default=default, args=argv[1:], **options)
     data = cfg.data  # its defaults are the dataset's, and config.json is to hold them all
     unset = {name: value for name, value in dataset_options(data.name).items() if name not in data.options()}
     if data.root is None and data.name != "digits":
@@ -90,33 +119,46 @@ def parse(argv: list[str]) -> RunConfig:
     return dataclasses.replace(resolved, run_dir=cfg.run_dir or f"runs/{preset}")
 
 
-def prepare(cfg: RunConfig) -> tuple[Trainer, Dataset, Dataset]:
+def prepare(cfg: RunConfig, device: torch.device) -> tuple[Trainer, Dataset, Dataset]:
     """Trainer, at the run folder's last checkpoint if it has one, and training and validation clips; writes nothing."""
-    device = choose_device(cfg.compute.device, "--compute.device")
-    run_dir, data = Path(cfg.run_dir), cfg.data
-    config_path = run_dir / "config.json"
-    if config_path.exists():
-        other = differences(read_config(run_dir), cfg)
-        if other:
-            raise ValueError(f"{run_dir} holds a run of other settings ({'; '.join(other)}); choose another --run-dir")
-    train_clips, valid_clips = (load_dataset(split=split, **data.arguments()) for split in ("train", "valid"))
+    data = cfg.data
+    distributed.on_main(lambda: check_run_dir(cfg))
+    train_clips, valid_clips = distributed.on_all(
+        lambda: [load_dataset(split=split, **data.arguments()) for split in ("train", "valid")]
+    )
     trainer = build_trainer(cfg, train_clips.channels, device)
-    state, note = checkpoint.load_latest(run_dir / "checkpoints")
+    state, note = distributed.on_main(lambda: saved_state(Path(cfg.run_dir)))
     if state is not None:
-        if not config_path.exists():
-            raise ValueError(f"{run_dir} has checkpoints and no config.json; choose another --run-dir")
         trainer.load(state)
-        print(note or f"going on from {run_dir}, step {trainer.step}")
+        say(note or f"going on from {cfg.run_dir}, step {trainer.step}")
     elif cfg.init_from is not None:
         init_from(trainer, Path(cfg.init_from))
     if "geco" in cfg.objective.name:
         objective, dims = cfg.objective, train_clips.channels * data.image_size**2
         squared = objective.tolerance**2
-        print(
+        say(
             f"{objective.name}: tolerance {objective.tolerance} RMSE per pixel, squared {squared:.3g}, "
             f"summed over {dims} pixels {dims * squared:.4g}; first lambda {objective.lambda_init:.4g}"
         )
     return trainer, train_clips, valid_clips
+
+
+def check_run_dir(cfg: RunConfig) -> None:
+    """ValueError where the run folder holds a run of other settings."""
+    if (Path(cfg.run_dir) / "config.json").exists():
+        other = differences(read_config(Path(cfg.run_dir)), cfg)
+        if other:
+            raise ValueError(
+                f"{cfg.run_dir} holds a run of other settings ({'; '.join(other)}); choose another --run-dir"
+            )
+
+
+def saved_state(run_dir: Path) -> tuple[dict | None, str | None]:
+    """As `checkpoint.load_latest`."""
+    state, note = checkpoint.load_latest(run_dir / "checkpoints")
+    if state is not None and not (run_dir / "config.json").exists():
+        raise ValueError(f"{run_dir} has checkpoints and no config.json; choose another --run-dir")
+    return state, note
 
 
 def build_trainer(cfg: RunConfig, channels: int, device: torch.device) -> Trainer:
@@ -133,12 +175,17 @@ def build_trainer(cfg: RunConfig, channels: int, device: torch.device) -> Traine
 
 def init_from(trainer: Trainer, other: Path) -> None:
     """Takes the weights of run folder `other`, averaged ones where it has them, all but the likelihood's."""
-    path = next((p for p in (other / "checkpoints" / f"{name}.pt" for name in ("best", "last")) if p.exists()), None)
-    if path is None:
-        raise FileNotFoundError(
-            f"--init-from {other}: it holds no checkpoint (looked for checkpoints/best.pt, last.pt)"
-        )
-    state = checkpoint.load(path)
+
+    def read() -> tuple[Path, dict]:
+        paths = (other / "checkpoints" / f"{name}.pt" for name in ("best", "last"))
+        path = next((path for path in paths if path.exists()), None)
+        if path is None:
+            raise FileNotFoundError(
+                f"--init-from {other}: it holds no checkpoint (looked for checkpoints/best.pt, last.pt)"
+            )
+        return path, checkpoint.load(path)
+
+    path, state = distributed.on_main(read)
     theirs = state["ema"] or state["model"]
     theirs = {name: value for name, value in theirs.items() if not name.startswith("likelihood.")}
     ours = {name: value for name, value in trainer.model.state_dict().items() if not name.startswith("likelihood.")}
@@ -151,7 +198,7 @@ def init_from(trainer: Trainer, other: Path) -> None:
     for model in (trainer.model, trainer.ema):
         if model is not None:
             model.load_state_dict(theirs, strict=False)
-    print(f"weights of {path}, step {state['step']}")
+    say(f"weights of {path}, step {state['step']}")
 
 
 def description(cfg: RunConfig) -> dict:
@@ -211,6 +258,10 @@ def failed(cfg: RunConfig, reason: str) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        code = main(sys.argv[1:])
+        if distributed.launched()[1] > 1 and code == 1:
+            sys.stdout.flush()
+            os._exit(code)  # the GPU may still wait for a process that has gone, and an orderly exit for the GPU
+        sys.exit(code)
     except KeyboardInterrupt:  # before training began; from then on it saves first
         sys.exit(130)

@@ -112,7 +112,8 @@ class OptimConfig:
     """Adam, as every method here uses it."""
 
     steps: int = 180_000  # optimizer steps in all; SVG: 300 epochs of 600
-    batch_size: int = 100  # clips per step
+    batch_size: int = 100  # clips per step, over all processes
+    accumulate: int = 1  # passes a step is made in, each of batch-size / accumulate clips: less memory, the same step
     lr: float = 2e-3  # SVG's; a learned sigma takes ten times as much
     schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate after warm-up; cosine ends at 0
     warmup: int = 0  # steps of linear warm-up
@@ -122,7 +123,7 @@ class OptimConfig:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "lr", "grad_clip"):
+        for name in ("steps", "batch_size", "accumulate", "lr", "grad_clip"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"optim.{name.replace('_', '-')} must be finite and > 0, got {value}")
@@ -141,11 +142,15 @@ class ComputeConfig:
     compile: Literal["auto", "on", "off"] = (
         "auto"  # torch.compile of encoder and decoder; auto: on CUDA with a C compiler
     )
-    workers: int = 2  # data loading processes; 0 makes the clips between steps
+    checkpoint_activations: bool = False  # compute encoder and decoder again in the backward pass: less memory
+    workers: int = 2  # data loading processes, of each training process; 0 makes the clips between steps
+    timeout: int = 600  # seconds that processes wait for one another; validation and samples have to fit in
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
+        if self.timeout < 1:
+            raise ValueError(f"compute.timeout must be >= 1 second, got {self.timeout}")
         if self.workers < 0:
             raise ValueError(f"compute.workers must be >= 0, got {self.workers}")
 
@@ -265,7 +270,8 @@ def build_model(cfg: RunConfig, channels: int) -> SequenceVAE | ImageVAE:
 # May differ when a run goes on: how long (which stretches a cosine schedule), how often, where.
 MAY_CHANGE = {
     *("optim.steps", "run.log_every", "run.sample_every", "run.checkpoint_every", "wandb.mode", "wandb.project"),
-    *("compute.workers", "compute.device", "data.root", "run_dir", "dry_run"),
+    *("compute.workers", "compute.device", "compute.checkpoint_activations", "compute.timeout"),
+    *("data.root", "run_dir", "dry_run"),
 }
 
 
@@ -301,10 +307,12 @@ def read_config(run_dir: Path) -> RunConfig:
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """`field: old -> new` for each field that differs and may not when a run goes on."""
     flat_old, flat_new = _flat(to_json(old.resolved())), _flat(to_json(new.resolved()))
+    # Batch norm takes its statistics from each pass; without it a step is the same in any number of passes.
+    may_change = MAY_CHANGE | ({"optim.accumulate"} if new.model.norm == "group" else set())
     return [
         f"{name}: {flat_old[name]} -> {flat_new[name]}"
         for name in flat_old
-        if name not in MAY_CHANGE and flat_old[name] != flat_new[name]
+        if name not in may_change and flat_old[name] != flat_new[name]
     ]
 
 

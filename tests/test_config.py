@@ -7,6 +7,7 @@ import pytest
 from datasets import LOADERS, dataset_options
 from seqvae.config import (
     MAY_CHANGE,
+    ComputeConfig,
     DataConfig,
     OptimConfig,
     RunConfig,
@@ -77,13 +78,15 @@ def test_only_what_changes_no_number_may_differ_on_resume():
         "optim": {
             "steps": 7,
             "batch_size": 7,
+            "accumulate": 2,
             "lr": 0.1,
             "schedule": "cosine",
             "warmup": 7,
             "grad_clip": 1.0,
             "ema": 0.9,
         },
-        "compute": {"device": "cpu", "amp": "off", "compile": "off", "workers": 0},
+        "compute": {"device": "cpu", "amp": "off", "compile": "off", "workers": 0, "timeout": 7}
+        | {"checkpoint_activations": True},
         "run": {"seed": 1, "log_every": 7, "sample_every": 7, "checkpoint_every": 7, "n_valid": 7},
         "wandb": {"mode": "offline"},
     }
@@ -102,6 +105,12 @@ def test_only_what_changes_no_number_may_differ_on_resume():
             assert bool(found) != (f"{group}.{name}" in MAY_CHANGE), (group, name, found)
             if found:
                 assert any(line.startswith(f"{group}.{name}: ") and f"-> {value}" in line for line in found)
+
+
+def test_passes_of_a_step_may_differ_on_resume_where_no_norm_looks_at_the_batch():
+    for norm, found in (("group", []), ("batch", ["optim.accumulate: 1 -> 4"])):
+        old = RunConfig(model=ModelConfig(norm=norm))
+        assert differences(old, dataclasses.replace(old, optim=OptimConfig(accumulate=4))) == found
 
 
 @pytest.mark.parametrize(
@@ -148,6 +157,8 @@ def test_combinations_that_make_no_sense_are_refused_by_name(settings, message):
         (lambda: DataConfig(n_past=15, n_future=0), "data.n-past is 15 of the clip's 15 frames"),
         (lambda: DataConfig(n_past=0), "data.n-past must be >= 1"),
         (lambda: DataConfig(image_size=48), "data.image-size is 48; networks exist for 32, 64, 128"),
+        (lambda: OptimConfig(accumulate=0), "optim.accumulate must be finite and > 0, got 0"),
+        (lambda: ComputeConfig(timeout=0), "compute.timeout must be >= 1 second, got 0"),
         (lambda: OptimConfig(lr=0), "optim.lr must be finite and > 0, got 0"),
         (lambda: OptimConfig(lr=float("inf")), "optim.lr must be finite and > 0, got inf"),
         (lambda: OptimConfig(warmup=-1), "optim.warmup must be >= 0 steps, got -1"),

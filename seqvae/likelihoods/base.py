@@ -51,6 +51,7 @@ class Likelihood(nn.Module):
     discrete: bool = False  # True: log_density is a mass over the 256 bytes; False: a density over pixels in [0, 1]
     surrogate: bool = False  # True: log_density is another number than log_prob, which may be no density at all
     calibrates: bool = False  # True: `calibrate` sets the sigma that bounds are quoted with
+    separable: bool = True  # False: in training, log_prob of a frame depends on the other frames of the batch
 
     def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         """What training maximises: (..., param_channels, H, W), (..., C, H, W) -> (...) nats, float64.

@@ -87,6 +87,24 @@ class Calibrated(OneSigma):
         self.register_buffer("calibrated_mse", torch.zeros((), dtype=torch.float64))  # 0: not calibrated
         self._batch_mse: Tensor | None = None
 
+    def log_prob_of_error(self, sse: Tensor, dims: int, mask: Tensor | None = None) -> Tensor:
+        """`log_prob` from the (...) squared errors of the batch, summed over `dims` pixels and channels: (...) nats.
+
+        It is all the likelihood looks at, so a batch may be spread over processes or parts and its errors put together.
+        No parameter of the likelihood enters.
+        """
+        raise NotImplementedError
+
+    def log_density_of_error(self, sse: Tensor, dims: int, mask: Tensor | None = None) -> Tensor:
+        """`log_density` likewise."""
+        return self.log_prob_of_error(sse, dims, mask)
+
+    def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.log_prob_of_error(self.squared_error(params, frames), frames.shape[-3:].numel(), mask)
+
+    def log_density(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.log_density_of_error(self.squared_error(params, frames), frames.shape[-3:].numel(), mask)
+
     def quoted_variance(self) -> Tensor:
         average = self.mse_average / (1 - self.DECAY ** self.n_updates.clamp(min=1).double())
         average = torch.where(self.n_updates > 0, average.clamp(min=MIN_VARIANCE), 1.0)
@@ -130,15 +148,14 @@ class FixedSigma(Calibrated):
     def sigma(self, params: Tensor) -> Tensor:
         return (self.variance() if self.training else self.quoted_variance()).sqrt()
 
-    def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
-        sse, dims = self.squared_error(params, frames), frames.shape[-3:].numel()
+    def log_prob_of_error(self, sse: Tensor, dims: int, mask: Tensor | None = None) -> Tensor:
         if self.training:
             self._track(sse, dims, mask)
         return gaussian_log_prob(sse, dims, self.variance())
 
-    def log_density(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+    def log_density_of_error(self, sse: Tensor, dims: int, mask: Tensor | None = None) -> Tensor:
         variance = self.variance() if self.training else self.quoted_variance()
-        return gaussian_log_prob(self.squared_error(params, frames), frames.shape[-3:].numel(), variance)
+        return gaussian_log_prob(sse, dims, variance)
 
     def status(self) -> dict[str, Tensor]:
         return {}  # a constant is no news, and with GECO it plays no part
@@ -167,6 +184,8 @@ class OptimalSigma(Calibrated):
     log sigma = -4, D = 12288), so the gradient through it counts and is kept.
     """
 
+    separable = False
+
     def __init__(self, channels: int, soft_clip: bool = False) -> None:
         super().__init__(channels)
         self.soft_clip = soft_clip
@@ -174,10 +193,9 @@ class OptimalSigma(Calibrated):
     def variance(self) -> Tensor:
         return self.quoted_variance()
 
-    def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+    def log_prob_of_error(self, sse: Tensor, dims: int, mask: Tensor | None = None) -> Tensor:
         if not self.training:
-            return super().log_prob(params, frames)
-        sse, dims = self.squared_error(params, frames), frames.shape[-3:].numel()
+            return gaussian_log_prob(sse, dims, self.variance())
         return gaussian_log_prob(sse, dims, self._training_variance(self._track(sse, dims, mask)))
 
     def _training_variance(self, mse: Tensor) -> Tensor:
@@ -196,16 +214,16 @@ class OptimalSigmaPerImage(OptimalSigma):
     """
 
     surrogate = True
+    separable = True
 
-    def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+    def log_prob_of_error(self, sse: Tensor, dims: int, mask: Tensor | None = None) -> Tensor:
         if not self.training:
-            return super().log_prob(params, frames)
-        sse, dims = self.squared_error(params, frames), frames.shape[-3:].numel()
+            return super().log_prob_of_error(sse, dims)
         self._track(sse, dims, mask)
         return gaussian_log_prob(sse, dims, self._training_variance(sse / dims))
 
-    def log_density(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
-        return super().log_prob(params, frames, mask)
+    def log_density_of_error(self, sse: Tensor, dims: int, mask: Tensor | None = None) -> Tensor:
+        return super().log_prob_of_error(sse, dims, mask)
 
 
 class PerImageSigma(GaussianLikelihood):

@@ -29,6 +29,11 @@ class Elbo(nn.Module):
         self.beta, self.kl_warmup, self.kl_cycle, self.free_bits = beta, kl_warmup, kl_cycle, free_bits
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
 
+    @property
+    def separable(self) -> bool:
+        """Whether the loss is a mean over videos of terms that know no other video."""
+        return not self.free_bits
+
     def kl_weight(self) -> Tensor:
         """Weight of the KL in the step to come, 0..beta."""
         step = self.n_updates.double()
@@ -61,6 +66,8 @@ class Iwae(nn.Module):
 
     Its log-weights use the sampled log p(z) - log q(z), not the KL in closed form.
     """
+
+    separable = True
 
     def forward(self, terms: Terms) -> tuple[Tensor, Numbers]:
         """Returns the loss, nats per frame, and the numbers to log."""

@@ -23,6 +23,8 @@ class Geco(nn.Module):
     one lambda for each of the F predicted frames (the vector form), so every frame meets the tolerance by itself.
     """
 
+    separable = True  # in its gradient, where lambda is a constant; the value is the average's
+
     def __init__(
         self,
         tolerance: float,

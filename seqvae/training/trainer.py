@@ -4,9 +4,12 @@ All randomness of step s is a function of (seed, s), so nothing about it has to 
 (B, T, C, H, W) and are turned into float [0, 1] in one place, `as_float`.
 """
 
+import contextlib
 import copy
 import math
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +21,10 @@ from seqvae.config import ComputeConfig, OptimConfig, RunConfig
 from seqvae.diagnostics import active_units
 from seqvae.gaussian import Gaussian, keyed_noise
 from seqvae.model import Prediction
-from seqvae.objectives import Geco, Terms, bits_per_dim, masked_mean
-from seqvae.training.terms import Model, batch_terms
+from seqvae.objectives import Geco, Numbers, Terms, bits_per_dim, masked_mean
+from seqvae.training import distributed
+from seqvae.training.recompute import frozen_statistics, recompute_in_backward
+from seqvae.training.terms import FrameTerms, Model, batch_terms, complete, frame_terms
 from seqvae.visualize import Panel, write_gif_grid, write_strip
 
 SIGMA_LR = 10.0  # learning rate of a learned log sigma, relative to the rest: it has far to go
@@ -51,7 +56,14 @@ def choose_device(name: str, flag: str) -> torch.device:
     """`auto` is CUDA where there is one; ValueError naming the flag for cuda where there is none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"{flag} is cuda, and torch finds no CUDA device; pass {flag} cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    local, n_devices = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
+    if local is None:
+        return torch.device("cuda")
+    if not local.isdecimal() or int(local) >= n_devices:
+        raise ValueError(f"LOCAL_RANK is {local}, and this machine has {n_devices} GPUs; start one process for each")
+    return torch.device("cuda", int(local))
 
 
 def resolve_amp(cfg: ComputeConfig, device: torch.device) -> bool:
@@ -72,6 +84,20 @@ class Trainer:
     """
 
     def __init__(self, cfg: RunConfig, model: Model, objective: nn.Module, device: torch.device) -> None:
+        n_parts, n_clips = distributed.world_size() * cfg.optim.accumulate, cfg.optim.batch_size
+        if n_clips < n_parts:
+            raise ValueError(
+                f"optim.batch-size {n_clips} is less than a clip for each of {distributed.world_size()} processes x "
+                f"optim.accumulate {cfg.optim.accumulate}; pass --optim.batch-size {n_parts} or more"
+            )
+        self.n_at_once = math.ceil(n_clips / n_parts)  # clips in a forward pass
+        if distributed.world_size() > 1 and cfg.model.norm == "batch":
+            if device.type == "cpu":
+                raise ValueError(
+                    "model.norm batch needs statistics over all processes, which torch has on CUDA alone; "
+                    "pass --model.norm group"
+                )
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.cfg, self.device = cfg, device
         self.model, self.objective = model.to(device), objective.to(device)
         self.step, self.best = 0, -math.inf  # finished optimizer steps; highest validation ELBO so far
@@ -85,9 +111,12 @@ class Trainer:
         self.ema = copy.deepcopy(model).requires_grad_(False).eval().to(device) if cfg.optim.ema else None
         self.amp = resolve_amp(cfg.compute, device)
         self.n_importance = cfg.objective.resolved().n_importance or 1
-        if resolve_compile(cfg.compute, device):
-            model.encoder.compile()
-            model.decoder.compile()
+        for part in (model.encoder, model.decoder):
+            if resolve_compile(cfg.compute, device):
+                part.forward = torch.compile(part.forward)
+            if cfg.compute.checkpoint_activations:
+                recompute_in_backward(part)
+        self.network = distributed.parallel(self.model, device)  # what is called in training
 
         self.n_drawn = cfg.data.n_drawn
         self.mask = torch.ones(self.n_drawn, dtype=torch.float64, device=device)
@@ -126,17 +155,25 @@ class Trainer:
 
     def terms(self, model: Model, video: Tensor, noise: Tensor, generator: torch.Generator) -> tuple[Prediction, Terms]:
         """`batch_terms` with this run's settings; the generator dequantises, where that is asked for."""
-        uniform = None
-        if self.cfg.likelihood.dequantise:
-            shape = video[:, -self.n_drawn :].shape
-            uniform = torch.rand(shape, generator=generator, device=video.device)
+        uniform = self._uniform(video, len(video), generator)
         return batch_terms(model, video, noise, self.mask, uniform=uniform, amp=self.amp)
 
+    def _uniform(self, video: Tensor, n_clips: int, generator: torch.Generator) -> Tensor | None:
+        """(n_clips, F, C, H, W) in [0, 1) where frames are dequantised; `video` says how large they are."""
+        if not self.cfg.likelihood.dequantise:
+            return None
+        shape = (n_clips, *video[0, -self.n_drawn :].shape)
+        return torch.rand(shape, generator=generator, device=video.device)
+
     def train_step(self, video: Tensor) -> dict[str, Tensor]:
-        """One optimizer step on (B, T, C, H, W) floats; returns detached numbers, still on the device, nan if skipped.
+        """One optimizer step; returns detached numbers of the whole batch, still on the device, nan if skipped.
 
         A step whose loss or gradient is not finite is skipped whole: weights, optimizer, norm statistics, multiplier
-        and sigma stay as they were, and nothing waits for the device to find that out.
+        and sigma stay as they were, and nothing waits for the device to find that out. As loss and gradient are those
+        of the whole batch, so it is on every process.
+
+        Args:
+            video: (B, T, C, H, W) floats, this process's clips of the batch (`distributed.shard`).
         """
         self.model.train()
         self.objective.train()
@@ -144,13 +181,15 @@ class Trainer:
         before = [buffer.clone() for buffer in buffers]
         generator = torch.Generator(self.device)
         generator.manual_seed(int(step_rng(self.cfg.run.seed, NOISE, self.step).integers(2**63)))
-        shape = (self.n_importance, video.shape[0], self.n_drawn, self.model.z_dim)
-        noise = torch.randn(shape, generator=generator, device=self.device)
+        # Every process draws the noise of the whole batch, and so a clip's does not depend on how many there are.
+        n_clips = len(video) if distributed.world_size() == 1 else self.cfg.optim.batch_size
+        own = distributed.shard(n_clips)
+        shape = (self.n_importance, n_clips, self.n_drawn, self.model.z_dim)
+        noise = torch.randn(shape, generator=generator, device=self.device)[:, own]
+        uniform = self._uniform(video, n_clips, generator)
 
-        _, terms = self.terms(self.model, video, noise, generator)
-        loss, numbers = self.objective(terms)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, numbers = self._backward(video, noise, None if uniform is None else uniform[own], n_clips)
         limit = self.cfg.optim.grad_clip
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
         finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
@@ -177,6 +216,61 @@ class Trainer:
         numbers = numbers | {"grad_norm": norm.detach()}
         return {name: torch.where(finite, value, math.nan) for name, value in numbers.items()}
 
+    def _backward(
+        self, video: Tensor, noise: Tensor, uniform: Tensor | None, n_clips: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Leaves the gradient of the whole batch's loss in the weights; returns that loss and its numbers.
+
+        The loss follows from the FrameTerms of all n_clips clips, which are put together first, from all processes and
+        from all of a process's forward passes; so whatever the objective averages, its gradient is that of one pass
+        over the batch. Where a clip's gradient depends on the others' terms (an analytic sigma, free bits), forward
+        passes without gradient find the terms of all before each is run again with it.
+        """
+        k, world = self.cfg.optim.accumulate, distributed.world_size()
+        videos, noises = video.tensor_split(k), noise.tensor_split(k, dim=1)
+        uniforms = [None] * k if uniform is None else uniform.tensor_split(k)
+
+        def frames_of(i: int) -> FrameTerms:
+            options = {"uniform": uniforms[i], "amp": self.amp, "network": self.network}
+            return frame_terms(self.model, videos[i], noises[i], **options)[1]
+
+        def loss_of(frames: FrameTerms) -> tuple[Tensor, Numbers]:
+            return self.objective(complete(self.model.likelihood, frames, self.mask))
+
+        def passes() -> Iterator[int]:
+            """Processes exchange gradients in the last pass alone, after which they divide them by their number."""
+            for i in range(k):
+                with self.network.no_sync() if world > 1 and i < k - 1 else contextlib.nullcontext():
+                    yield i
+
+        if k == 1:
+            frames = frames_of(0)
+            if world > 1:
+                frames = frames.unpack(distributed.gather(frames.pack(), n_clips))
+            loss, numbers = loss_of(frames)
+            loss.backward(torch.full_like(loss, world))
+            return loss, numbers
+
+        if self.objective.separable and self.model.likelihood.separable:
+            packed = []
+            for i in passes():
+                frames = frames_of(i)
+                loss, _ = loss_of(frames)
+                loss.backward(torch.full_like(loss, world * len(videos[i]) / n_clips))
+                packed.append(frames.pack().detach())
+            with torch.no_grad():
+                return loss_of(frames.unpack(distributed.gather(torch.cat(packed, dim=1), n_clips)))
+
+        with torch.no_grad(), frozen_statistics(self.model):
+            each = [frames_of(i) for i in range(k)]
+        packed = torch.cat([frames.pack() for frames in each], dim=1).requires_grad_()
+        loss, numbers = loss_of(each[0].unpack(distributed.gather(packed, n_clips)))
+        (gradient,) = torch.autograd.grad(loss, packed)
+        gradients = gradient.split([len(part) for part in videos], dim=1)
+        for i in passes():
+            frames_of(i).pack().backward(world * gradients[i])
+        return loss.detach(), numbers
+
     # ---- looking at it
 
     @torch.no_grad()
@@ -187,7 +281,7 @@ class Trainer:
         sigma that is best over these very clips, and stores it (`calibrate`) for evaluation; so runs compare, and the
         best checkpoint is not a matter of lambda or beta.
         """
-        model, batch = self.eval_model.eval(), self.cfg.optim.batch_size
+        model, batch = self.eval_model.eval(), self.n_at_once
         n_clips = min(self.cfg.run.n_valid, len(clips))
         generator = torch.Generator(self.device)
         generator.manual_seed(self.cfg.run.seed)

@@ -1,0 +1,194 @@
+"""Several processes that train one model, started by torchrun or anything else that sets the same variables.
+
+Every process keeps the whole model and takes its share of each batch's clips; process 0 alone reads and writes the run
+folder. In a single process everything here does nothing at all.
+"""
+
+import contextlib
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+Result = TypeVar("Result")
+
+
+class PeerLost(RuntimeError):
+    """Another process has ended or stands still; the message is one line."""
+
+
+def launched() -> tuple[int, int]:
+    """(rank, number of processes) as the launcher says, (0, 1) without one; ValueError if it says half of it."""
+    if "WORLD_SIZE" not in os.environ and "RANK" not in os.environ:
+        return 0, 1
+    if os.environ.get("WORLD_SIZE") == "1":
+        return 0, 1
+    missing = [name for name in VARIABLES if name not in os.environ]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} not set, and other variables of a launcher are; start with torchrun")
+    try:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    except ValueError:
+        rank, size = -1, -1
+    if not 0 <= rank < size:
+        raise ValueError(
+            f"RANK {os.environ['RANK']} and WORLD_SIZE {os.environ['WORLD_SIZE']} are no process of a launcher; "
+            "start with torchrun, or unset both"
+        )
+    return rank, size
+
+
+def start(cuda: bool, timeout: int) -> None:
+    """Joins the other processes, if there are any; waiting for one takes at most `timeout` seconds, then and later."""
+    number, size = launched()
+    if size == 1 or dist.is_initialized():
+        return
+    # Tensors on the GPU go through nccl, the few on the CPU through gloo, which does not wait for the GPU.
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    with peers():
+        dist.init_process_group(backend, rank=number, world_size=size, timeout=timedelta(seconds=timeout))
+
+
+def stop() -> None:
+    """Leaves the other processes, which are leaving too."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """Whether this process is the one that reads, writes and prints."""
+    return rank() == 0
+
+
+def shares(n: int) -> list[int]:
+    """How many of n clips each process takes; they differ by one at most."""
+    size, extra = divmod(n, world_size())
+    return [size + (process < extra) for process in range(world_size())]
+
+
+def shard(n: int) -> slice:
+    """Which of n clips this process takes."""
+    first = sum(shares(n)[: rank()])
+    return slice(first, first + shares(n)[rank()])
+
+
+def gather(own: Tensor, n: int) -> Tensor:
+    """(M, this process's share of n clips, F) of all processes -> (M, n, F), the same on each.
+
+    The gradient of what is computed from it reaches this process's own clips alone. So, when all processes compute the
+    same loss, their gradients add up to the whole.
+    """
+    if world_size() == 1:
+        return own
+    lengths, mine = shares(n), own.detach().movedim(1, 0)
+    mine = torch.cat([mine, mine.new_zeros(lengths[0] - len(mine), *mine.shape[1:])])  # all_gather wants one shape
+    parts = [torch.empty_like(mine) for _ in lengths]
+    dist.all_gather(parts, mine)
+    parts = [part[:length].movedim(0, 1) for part, length in zip(parts, lengths)]
+    parts[rank()] = own
+    return torch.cat(parts, dim=1)
+
+
+def on_all(act: Callable[[], Result]) -> Result:
+    """What `act` returns; a ValueError or OSError that it raises on any process is raised on all."""
+    if world_size() == 1:
+        return act()
+    result, error = None, None
+    try:
+        result = act()
+    except (ValueError, OSError) as caught:
+        error = caught
+    errors: list[Exception | None] = [None] * world_size()
+    with peers():
+        dist.all_gather_object(errors, error)
+    for error in errors:
+        if error is not None:
+            raise error
+    return result
+
+
+def on_main(act: Callable[[], Result]) -> Result:
+    """As `on_all`, but only process 0 acts, and all return what it returned."""
+    if world_size() == 1:
+        return act()
+    result = [on_all(lambda: act() if is_main() else None)]
+    with peers():
+        dist.broadcast_object_list(result)
+    return result[0]
+
+
+class Vote:
+    """The highest number that any process has given, for all to act on in the same step.
+
+    It is the one of the step before: the answer travels while a step is computed, and nobody waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._pending: tuple[dist.Work, Tensor] | None = None
+
+    def __call__(self, mine: int) -> int:
+        if world_size() == 1:
+            return mine
+        agreed = self.close()
+        number = torch.tensor(mine)  # on the CPU: reading it waits for no GPU
+        self._pending = dist.all_reduce(number, dist.ReduceOp.MAX, async_op=True), number
+        return agreed
+
+    def close(self) -> int:
+        """Waits for the last answer."""
+        if self._pending is None:
+            return 0
+        work, number = self._pending
+        work.wait()
+        self._pending = None
+        return int(number)
+
+
+@contextlib.contextmanager
+def peers() -> Iterator[None]:
+    """Within it the errors of a connection that broke off, or was never made, become PeerLost."""
+    number, size = launched()
+    if size == 1:
+        yield
+        return
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        words = ("gloo", "nccl", "connection", "socket", "timed out", "clients joined", "wait timeout")
+        ours = isinstance(error, dist.DistError) or any(word in text.lower() for word in words)
+        if isinstance(error, PeerLost) or not ours:
+            raise
+        reason = re.sub(r"^\[[^]]*\]\s*", "", text.strip()).splitlines()[0][:200]  # gloo starts with a line of its code
+        raise PeerLost(f"process {number} of {size} has lost the others ({reason})") from None
+
+
+def parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model as processes share it: gradients are averaged while the backward pass still runs.
+
+    DistributedDataParallel rather than one all-reduce after it: at 20 M weights that takes as long as a tenth of a
+    step (docs/scaling.md), which overlapping hides, and every weight has a gradient in every step, all it asks for.
+    """
+    if world_size() == 1:
+        return model
+    ddp = nn.parallel.DistributedDataParallel
+    ids = [device.index] if device.type == "cuda" else None
+    # Buffers are equal as they are. torch 2.15 renames the option that leaves them alone.
+    names = inspect.signature(ddp).parameters
+    no_sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    return ddp(model, device_ids=ids, gradient_as_bucket_view=True, **{no_sync: False})

@@ -1,0 +1,40 @@
+"""Memory for time: activations that are not kept for the backward pass but computed again in it."""
+
+import contextlib
+from collections.abc import Iterator
+
+from torch import Tensor, is_grad_enabled, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+@contextlib.contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Within it batch norms in training mode use the batch's statistics as ever, and their running ones do not move."""
+    norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, kept):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def recompute_in_backward(module: nn.Module) -> None:
+    """From now on the module keeps its inputs and outputs alone; the backward pass runs its forward again."""
+    forward = module.forward
+
+    def recomputed(*inputs: Tensor | list[Tensor]):
+        if not is_grad_enabled():
+            return forward(*inputs)
+        return checkpoint(
+            forward,
+            *inputs,
+            use_reentrant=False,
+            preserve_rng_state=False,  # nothing random in it
+            context_fn=lambda: (contextlib.nullcontext(), frozen_statistics(module)),
+        )
+
+    module.forward = recomputed
