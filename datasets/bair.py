@@ -15,6 +15,7 @@ from PIL import Image
 
 from datasets import bouncing
 from datasets.download import one_line
+from datasets.keyed import keyed_uniform
 from datasets.moving_mnist import N_CLIPS, ClipDataset
 
 N_FRAMES = 30  # of every published video
@@ -80,18 +81,18 @@ class BairClips(ClipDataset):
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_videos": None}
 
-    def cut(self, index: int) -> tuple[int, int, bool]:
-        """Which of `videos` clip `index` shows, its first frame, and whether it is mirrored."""
+    def cuts(self, indices: Sequence[int]) -> tuple[ndarray, ndarray, ndarray]:
+        """Which of `videos` each clip shows, its first frame, and whether it is mirrored; (B,) each."""
+        numbers = np.asarray(indices, np.int64)
         if self.split != "train":
-            return self.first_video + index, 0, False
-        rng = np.random.default_rng([self.seed, bouncing.SPLITS.index(self.split), index])
-        start = int(rng.integers(N_FRAMES - self.seq_len + 1))
-        return index % self.n_videos, start, self.flip and rng.random() < 0.5
+            return self.first_video + numbers, np.zeros_like(numbers), np.zeros(len(numbers), bool)
+        u = keyed_uniform((self.seed, bouncing.SPLITS.index(self.split)), indices, 2)  # (2, B)
+        starts = (u[0] * (N_FRAMES - self.seq_len + 1)).astype(np.int64)
+        return numbers % self.n_videos, starts, self.flip & (u[1] < 0.5)
 
     def clips(self, indices: Sequence[int]) -> ndarray:
         clips = np.empty((len(indices), self.seq_len, 3, *FRAME_SHAPE[:2]), np.uint8)
-        for clip, index in zip(clips, indices, strict=True):
-            video, start, mirrored = self.cut(index)
+        for clip, video, start, mirrored in zip(clips, *self.cuts(indices), strict=True):
             frames = np.asarray(self.videos[video, start : start + self.seq_len])  # (T, 64, 64, 3)
             if mirrored:
                 frames = frames[:, :, ::-1]
@@ -106,7 +107,7 @@ def open_videos(root: Path, published: str) -> "ndarray | PngVideos":
     if not path.exists() and (root / PNG_FOLDER / published).is_dir():
         return PngVideos(root / PNG_FOLDER / published)
     try:
-        videos = np.load(path, mmap_mode="r")
+        videos = np.load(path, mmap_mode="c")  # read alone; but torch warns of memory it could not write to
         if videos.shape[1:] != (N_FRAMES, *FRAME_SHAPE) or videos.dtype != np.uint8:
             raise ValueError(f"it is {videos.shape} {videos.dtype}, expected (N, {N_FRAMES}, 64, 64, 3) uint8")
     except (OSError, ValueError, EOFError) as error:

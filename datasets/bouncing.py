@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
+from datasets.keyed import keyed_uniform
+
 SPLITS = ("train", "valid", "test")
 EPS = 1e-8  # how far outside still counts as on the border, as in SRVP
 MAX_BOUNCES = 8  # per digit and frame; a corner at high speed may ask for more: the digit is then set onto the border
@@ -83,13 +85,9 @@ def clip_noise(seed: int, split: str, indices: Sequence[int], n_frames: int, n_d
         the speeds after bounces. More frames continue the block, so a longer clip begins as the shorter one does.
     """
     n_start, n_bounce = 5 * n_digits, n_frames * MAX_BOUNCES * 2 * n_digits
-    stream = [seed, SPLITS.index(split)]
-    u = np.empty((len(indices), n_start + n_bounce))
-    for row, index in zip(u, indices, strict=True):
-        np.random.default_rng([*stream, index]).random(out=row)
-    start = u[:, :n_start].reshape(-1, 5, n_digits).transpose(1, 0, 2)
-    bounces = u[:, n_start:].reshape(-1, n_frames, MAX_BOUNCES, 2, n_digits).transpose(1, 2, 3, 0, 4)
-    return start, bounces
+    u = keyed_uniform((seed, SPLITS.index(split)), indices, n_start + n_bounce)  # (draws, B)
+    start, bounces = u[:n_start].reshape(5, n_digits, -1), u[n_start:].reshape(n_frames, MAX_BOUNCES, 2, n_digits, -1)
+    return start.swapaxes(-1, -2), bounces.swapaxes(-1, -2)
 
 
 def simulate(motion: Motion, start: ndarray, bounces: ndarray) -> ndarray:
@@ -120,37 +118,44 @@ def move(motion: Motion, position: ndarray, speed: ndarray, bounces: ndarray) ->
     """
     if motion.flavour == "svg":
         return _simulate_svg(motion, position, speed, bounces)
-    new_speeds = None if motion.deterministic else choose(motion.speeds, bounces)
-    return simulate_exact(position, speed, motion.largest, len(bounces), new_speeds)
+    if motion.deterministic:
+        return simulate_exact(position, speed, motion.largest, len(bounces))
+    return simulate_exact(position, speed, motion.largest, len(bounces), (bounces, motion.speeds))
 
 
 def simulate_exact(
-    position: ndarray, speed: ndarray, largest: int, n_frames: int, new_speeds: ndarray | None = None
+    position: ndarray, speed: ndarray, largest: int, n_frames: int, noise: tuple[ndarray, ndarray] | None = None
 ) -> ndarray:
     """Exact reflection off the borders of [0, largest]^2; each frame resolves its bounces, is noted, and then moves.
 
     Args:
         position, speed: (2, ...) float64 at the start.
-        new_speeds: (T, R, 2, ...), the speed after bounce r of frame t, its signs still to be turned inward; None keeps
-            the magnitudes (deterministic motion) and allows MAX_BOUNCES.
+        noise: uniform (T, R, 2, ...) that chooses the speed after bounce r of frame t, its signs still to be turned
+            inward, and the values there are to choose from; None keeps the magnitudes (deterministic motion) and
+            allows MAX_BOUNCES.
 
     Returns:
         (T, 4, ...) float64, positions and speeds.
     """
-    position, speed = position.copy(), speed.copy()
-    states = np.empty((n_frames, 4, *position.shape[1:]))
+    shape = position.shape[1:]
+    position, speed = position.reshape(2, -1).copy(), speed.reshape(2, -1).copy()  # (2, N)
+    if noise is not None:
+        uniform, values = noise[0].reshape(*noise[0].shape[:3], -1), noise[1]  # (T, R, 2, N)
+    states = np.empty((n_frames, 4, position.shape[1]))
     for t in range(n_frames):
-        for r in range(MAX_BOUNCES if new_speeds is None else new_speeds.shape[1]):
-            out = is_outside(position, largest)
-            if not out.any():
+        out = np.flatnonzero(is_outside(position, largest))
+        for r in range(MAX_BOUNCES if noise is None else uniform.shape[1]):
+            if not out.size:
                 break
-            redrawn = (speed if new_speeds is None else new_speeds[t, r])[:, out]
-            position[:, out], speed[:, out] = bounce(position[:, out], speed[:, out], redrawn, largest)
+            redrawn = speed[:, out] if noise is None else choose(values, uniform[t, r][:, out])
+            after, speed[:, out] = bounce(position[:, out], speed[:, out], redrawn, largest)
+            position[:, out] = after
+            out = out[is_outside(after, largest)]  # nobody else has moved
         else:
-            position.clip(0, largest, out=position)
+            position[:, out] = position[:, out].clip(0, largest)
         states[t, :2], states[t, 2:] = position, speed
         position += speed
-    return states
+    return states.reshape(n_frames, 4, *shape)
 
 
 def is_outside(position: ndarray, largest: int) -> ndarray:
@@ -171,18 +176,22 @@ def bounce(position: ndarray, speed: ndarray, redrawn: ndarray, largest: int) ->
     Source: SRVP's Moving MNIST, arXiv:2002.09219; its published test set fixes the order of the operations.
     """
     (x, y), (dx, dy) = position, speed
-    crossing, speed = position.clip(0, largest), redrawn.copy()
+    beyond = position > largest / 2  # which of an axis's two borders is near
+    border = largest * beyond
+    straight = dx == 0
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = dy / dx
         offset = y - slope * x
-        for axis, border, inward in ((0, 0, 1), (0, largest, -1), (1, 0, 1), (1, largest, -1)):
-            violated = position[axis] < -EPS if border == 0 else position[axis] > largest + EPS
-            along = slope * border + offset if axis == 0 else np.where(dx == 0, x, (border - offset) / slope)
-            hit = violated & (along >= -EPS) & (along <= largest + EPS)  # near a corner one of two borders is missed
-            crossing[axis, hit], crossing[1 - axis, hit] = border, along[hit]
-            speed[axis, hit] = inward * np.abs(speed[axis, hit])
-        time_left = np.where(dx == 0, (y - crossing[1]) / dy, (x - crossing[0]) / dx)
-    return crossing + speed * time_left, speed
+        # Where the path crosses the border of an axis, on the other axis.
+        along = np.array([slope * border[0] + offset, np.where(straight, x, (border[1] - offset) / slope)])
+        # Near a corner one of two borders is missed.
+        hit = (position < -EPS) | (position > largest + EPS)
+        hit &= (along >= -EPS) & (along <= largest + EPS)
+        cx = np.where(hit[1], along[1], np.where(hit[0], border[0], x.clip(0, largest)))  # the second axis wins
+        cy = np.where(hit[1], border[1], np.where(hit[0], along[0], y.clip(0, largest)))
+        time_left = np.where(straight, (y - cy) / dy, (x - cx) / dx)
+    speed = np.where(hit, np.where(beyond, -1, 1) * np.abs(redrawn), redrawn)
+    return np.array([cx, cy]) + speed * time_left, speed
 
 
 def _simulate_svg(motion: Motion, position: ndarray, speed: ndarray, bounces: ndarray) -> ndarray:
@@ -210,6 +219,11 @@ def _simulate_svg(motion: Motion, position: ndarray, speed: ndarray, bounces: nd
     return states
 
 
+def to_pixels(states: ndarray) -> ndarray:
+    """(T, >= 2, B, D) states -> (2, T, B, D) integers, the row and column a digit is drawn at; halves go to even."""
+    return np.rint(states[:, :2]).astype(np.int64).swapaxes(0, 1)
+
+
 def render(glyphs: ndarray, states: ndarray, image_size: int) -> ndarray:
     """Sum of the digits, clipped at 255.
 
@@ -221,12 +235,20 @@ def render(glyphs: ndarray, states: ndarray, image_size: int) -> ndarray:
         (B, T, H, W) uint8.
     """
     n_frames, (n_clips, n_digits, size, _) = len(states), glyphs.shape
-    rows, columns = np.rint(states[:, :2]).astype(np.intp).transpose(1, 3, 2, 0).reshape(2, n_digits, -1)  # (D, B * T)
-    frames = np.zeros((n_clips * n_frames, image_size, image_size), np.uint8)
-    windows = np.lib.stride_tricks.sliding_window_view(frames, (size, size), axis=(1, 2), writeable=True)
-    every = np.arange(len(frames))
-    for d in range(n_digits):
-        digit = glyphs[:, d].repeat(n_frames, axis=0)  # (B * T, S, S)
-        below = windows[every, rows[d], columns[d]]
-        windows[every, rows[d], columns[d]] = below + np.minimum(digit, ~below)  # ~below is 255 - below: no overflow
+    # A digit whose rows are padded to the image's width is one run of pixels in the flat frame, wherever it lies.
+    wide = np.zeros((n_digits, n_clips, size, image_size), np.uint8)
+    wide[..., :size] = glyphs.swapaxes(0, 1)
+    runs = wide.reshape(n_digits, n_clips, -1)[..., : (size - 1) * image_size + size]
+    rows, columns = to_pixels(states)
+    first = rows * image_size + columns  # (T, B, D)
+    frames = np.zeros((n_clips, n_frames, image_size**2), np.uint8)
+    windows = np.lib.stride_tricks.sliding_window_view(frames, runs.shape[-1], axis=2, writeable=True)
+    every = np.arange(n_clips)
+    for t in range(n_frames):  # not all at once: what is added would leave the cache
+        for d, run in enumerate(runs):
+            place = every, t, first[t, :, d]
+            if d > 0:
+                below = windows[place]
+                run = below + np.minimum(run, ~below)  # ~below is 255 - below: no overflow
+            windows[place] = run
     return frames.reshape(n_clips, n_frames, image_size, image_size)

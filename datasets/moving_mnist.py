@@ -1,7 +1,7 @@
 """Moving MNIST made on the fly: `moving_mnist` with handwritten digits, `digits` with drawn ones and no download."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +40,15 @@ class ClipDataset(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Tensor]:
         """(T, C, H, W) uint8 each; DataLoader fetches its batches here."""
+        return list(torch.from_numpy(self.clips(self.check_indices(indices))))  # B x (T, C, H, W)
+
+    def check_indices(self, indices: Iterable[int]) -> list[int]:
+        """Raises IndexError unless every index is that of a clip."""
         indices = [int(index) for index in indices]
         for index in indices:
             if not 0 <= index < self.n_clips:
                 raise IndexError(f"clip {index} is not in 0..{self.n_clips - 1}")
-        return list(torch.from_numpy(self.clips(indices)))  # B x (T, C, H, W)
+        return indices
 
     def content_hash(self, n: int) -> str:
         """SHA-256, hexadecimal, of the first n clips as uint8 (N, T, C, H, W)."""
@@ -102,7 +106,7 @@ class MovingDigits(SimulatedDigits):
 
     def latents(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         noise, bounces = bouncing.clip_noise(self.seed, self.split, indices, self.seq_len, self.motion.n_digits)
-        chosen = bouncing.choose(np.arange(len(self.glyph_table())), noise[0])
+        chosen = (noise[0] * len(self.glyph_table())).astype(np.int64)
         return chosen, bouncing.simulate(self.motion, noise[1:], bounces)
 
 

@@ -61,6 +61,18 @@ def test_loader_workers_give_the_same_clips(name):
         assert torch.cat(batches).equal(expected)
 
 
+def test_spawned_workers_give_the_same_clips():
+    dataset = load("moving_mnist")
+    loader = DataLoader(Subset(dataset, range(6)), batch_size=3, num_workers=1, multiprocessing_context="spawn")
+    assert torch.cat(list(loader)).equal(torch.stack(dataset.__getitems__(range(6))))
+
+
+def test_no_two_of_many_clips_start_alike():
+    chosen, states = load("moving_mnist", seq_len=1).latents(range(100_000))
+    starts = np.concatenate([chosen, *states[0]], axis=1)  # (N, 2 + 4 * 2)
+    assert len(np.unique(starts, axis=0)) == 100_000
+
+
 @pytest.mark.parametrize("name", MADE_ON_THE_FLY)
 def test_splits_share_no_clip(name):
     clips = [torch.stack(load(name, split).__getitems__(range(20))) for split in ("train", "valid", "test")]

@@ -460,6 +460,11 @@ def load(root, split="train", **options):
     return load_dataset("bair", root, split, **{"seq_len": 12} | options)
 
 
+def cut(dataset, index):
+    """Video, first frame, whether it is mirrored."""
+    return tuple(values.item() for values in dataset.cuts([index]))
+
+
 def as_clip(frames):
     """(T, 64, 64, 3) -> (T, 3, 64, 64)."""
     return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
@@ -477,8 +482,8 @@ def test_train_and_valid_share_no_video_and_together_are_all(tmp_path):
     write_arrays(tmp_path)
     train, valid, test = (load(tmp_path, split) for split in ("train", "valid", "test"))
     assert (len(train), len(valid), len(test)) == (2**24, 2, 3)
-    assert sorted({train.cut(i)[0] for i in range(500)} | {valid.cut(i)[0] for i in range(2)}) == list(range(40))
-    assert {valid.cut(i) for i in range(2)} == {(38, 0, False), (39, 0, False)}
+    assert sorted({cut(train, i)[0] for i in range(500)} | {cut(valid, i)[0] for i in range(2)}) == list(range(40))
+    assert {cut(valid, i) for i in range(2)} == {(38, 0, False), (39, 0, False)}
     for index in range(2):
         assert valid[index].equal(as_clip(noise(40, seed=40)[38 + index, :12]))
         assert test[index].equal(as_clip(noise(3, seed=3)[index, :12]))
@@ -487,13 +492,13 @@ def test_train_and_valid_share_no_video_and_together_are_all(tmp_path):
 
 def test_training_clips_start_at_every_frame_equally_often_and_at_another_in_the_next_pass(tmp_path):
     train, videos = load(write_arrays(tmp_path)), noise(40, seed=40)
-    starts = np.array([train.cut(index)[1] for index in range(38 * 100)])
+    starts = train.cuts(range(38 * 100))[1]
     counts = np.bincount(starts, minlength=19)
     assert len(counts) == 19 and (np.abs(counts - 200) < 5 * np.sqrt(200)).all()
     passes = starts.reshape(100, 38)
     assert (passes[1:] != passes[:-1]).mean() > 0.9
     for index in (0, 5, 38, 2**24 - 1):
-        video, start, _ = train.cut(index)
+        video, start, _ = cut(train, index)
         assert video == index % 38 and train[index].equal(as_clip(videos[video, start : start + 12]))
 
 
@@ -502,12 +507,12 @@ def test_a_clip_depends_on_seed_split_and_index_alone(tmp_path):
     indices = [5, 0, 400_000, 5]
     for index, clip in zip(indices, train.__getitems__(indices), strict=True):
         assert clip.equal(load(tmp_path)[index])
-    assert [train.cut(i) for i in range(9)] != [load(tmp_path, seed=1).cut(i) for i in range(9)]
+    assert train.cuts(range(9))[1].tolist() != load(tmp_path, seed=1).cuts(range(9))[1].tolist()
 
 
 def test_flips_mirror_about_half_of_the_training_clips_and_move_no_start(tmp_path):
     plain, flipped = load(write_arrays(tmp_path)), load(tmp_path, flip=True)
-    cuts = [(plain.cut(index), flipped.cut(index)) for index in range(400)]
+    cuts = [(cut(plain, index), cut(flipped, index)) for index in range(400)]
     assert all(a[:2] == b[:2] and not a[2] for a, b in cuts)
     assert 160 < sum(b[2] for _, b in cuts) < 240
     for index, (_, (*_, mirrored)) in enumerate(cuts[:20]):
