@@ -85,9 +85,9 @@ def _finite_part(line: Line) -> Line:
     return Line(line.label, *([s and [s[i] for i in keep] for s in (line.x, line.y, *sides)]), line.style)
 
 
-def figures(group: Sequence[Evaluated]) -> list[dict]:
-    """Charts by `key`, with one legend each: one run's kinds of futures, or several runs overlaid."""
-    first, alone = group[0], len(group) == 1
+def figures(group: Sequence[Evaluated], alone: bool) -> list[dict]:
+    """Charts by `key`, with one legend each: runs overlaid, or if `alone` one run's kinds of futures."""
+    first = group[0]
     metrics = {key: m["label"] for e in reversed(group) for key, m in e.metrics.items()}
     n_past = first.definitions.get("n_past") or 0
     time = f"frame t (predicted from t = {n_past})"

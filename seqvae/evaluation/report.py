@@ -65,7 +65,8 @@ def write_report(path: Path, folders: Sequence[Path]) -> None:
     environment.filters |= {"number": number, "flat": flat}
     environment.globals |= {"cell_text": cell_text, "MARKS": MARKS, "APART": APART, "PLOT": PLOT, "SIZE": SIZE}
     template = environment.get_template("report.html.j2")
-    page = template.render(groups=[_view(group) for group in groups], alone=len(folders) == 1, n_runs=len(folders))
+    alone = len(folders) == 1
+    page = template.render(groups=[_view(group, alone) for group in groups], alone=alone, n_runs=len(folders))
     write_atomically(Path(path), page.encode())
 
 
@@ -109,17 +110,17 @@ def _aligned(table: Table) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def _view(group: Sequence[Evaluated]) -> dict[str, object]:
-    """What the template shows of a group."""
+def _view(group: Sequence[Evaluated], alone: bool) -> dict[str, object]:
+    """What the template shows of a group; alone: it is one evaluation, and the page is about nothing else."""
     first, table = group[0], compared(group)
     return {
         "title": title_of(group),
         "images": first.images,
         "runs": [{"name": e.name, "facts": e.facts, "metrics": e.metrics, **_pictures(e)} for e in group],
-        "headline": headline(first) if len(group) == 1 else leader(table),
-        "table": scores_table(first) if len(group) == 1 else table,
+        "headline": headline(first) if alone else leader(table),
+        "table": scores_table(first) if alone else table,
         "part": any(first.facts.get(k) != first.definitions.get(k) for k in ("n_samples", "n_videos")),
-        "figures": figures(group),
+        "figures": figures(group, alone),
         "differences": differences(group),
     }
 
