@@ -1,9 +1,10 @@
-"""Speed and memory of BAIR's conversion and of its reader, on made files, as JSON lines.
+"""Speed of Moving MNIST; speed and memory of BAIR's conversion and of its reader, on made files: as JSON lines.
 
     python -m benchmarks.data [FOLDER]    FOLDER: for the files, 0.3 GB, deleted afterwards; /tmp if left out
 
-What is read lies in the page cache; what is written is synced to the disk. Where other programs keep the cores busy,
-the seconds of CPU time say what is left of the wall-clock rates.
+Moving MNIST is made of drawn digits, which are of MNIST's size and need no download, on one CPU core and, where there
+is one, on the GPU. BAIR's files lie in the page cache when they are read, and are synced to the disk when they are
+written. Where other programs keep the cores busy, the seconds of CPU time say what is left of the wall-clock rates.
 """
 
 import contextlib
@@ -17,15 +18,105 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from tfrecord.writer import TFRecordWriter
 from torch.utils.data import DataLoader, Subset
 
 from datasets import convert_bair, load_dataset
 from datasets.bair import FRAME_SHAPE, N_FRAMES
+from datasets.glyphs import load_glyphs
+from datasets.on_device import device_batches
 
 N_VIDEOS = 256  # of a published file
 N_CLIPS, SEQ_LEN, BATCH = 5000, 12, 16
 N_REPEATS = 3
+DIGIT_FRAMES, DIGIT_BATCH, DIGIT_REPEATS = 15, 100, 31
+FLAVOURS = {"exact": 28, "svg": 32}  # digit_size
+
+
+def svg_clip(glyphs: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    """(15, 64, 64, 1) float32 in [0, 1], made as SVG's released loader makes it: two 32 px digits, one at a time.
+
+    Each digit is resized when it is drawn from the 28 px glyphs (N, 28, 28); it moves by whole pixels, and past a
+    border it is set back onto it and takes a new speed.
+    """
+    size, digit_size = 64, 32
+    frames = np.zeros((DIGIT_FRAMES, size, size, 1), np.float32)
+    for _ in range(2):
+        glyph = Image.fromarray(glyphs[rng.randint(len(glyphs))])
+        digit = np.asarray(glyph.resize((digit_size, digit_size), Image.Resampling.BILINEAR), np.float32) / 255
+        row, column = rng.randint(size - digit_size), rng.randint(size - digit_size)
+        down, right = rng.randint(-4, 5), rng.randint(-4, 5)
+        for frame in frames:
+            if row < 0 or row >= size - digit_size:
+                inward = 1 if row < 0 else -1
+                row = 0 if row < 0 else size - digit_size - 1
+                down, right = inward * rng.randint(1, 5), rng.randint(-4, 5)
+            if column < 0 or column >= size - digit_size:
+                inward = 1 if column < 0 else -1
+                column = 0 if column < 0 else size - digit_size - 1
+                right, down = inward * rng.randint(1, 5), rng.randint(-4, 5)
+            frame[row : row + digit_size, column : column + digit_size, 0] += digit
+            row, column = row + down, column + right
+    frames[frames > 1] = 1
+    return frames
+
+
+def digits_on_cpu() -> dict:
+    """Clips per second of one core: both flavours in batches of 100, and svg_clip in the same turns.
+
+    Medians over the turns, with the quartiles; `ratio` is the median over the turns of the ratio to svg_clip.
+    """
+    glyphs, rng = load_glyphs("drawn", None, "train", 28), np.random.RandomState(0)
+    sources = {"svg_loader": lambda: [svg_clip(glyphs, rng) for _ in range(DIGIT_BATCH)]}
+    for flavour, dataset in moving_digits().items():
+        sources[flavour] = lambda dataset=dataset: dataset.__getitems__(rng.randint(len(dataset), size=DIGIT_BATCH))
+    rates = {name: [] for name in sources}  # per second of the wall clock, and of CPU time
+    for _ in range(DIGIT_REPEATS + 1):
+        for name, make in sources.items():
+            n_batches = 1 if name == "svg_loader" else 5
+            start, cpu_start = time.perf_counter(), time.process_time()
+            for _ in range(n_batches):
+                make()
+            end, cpu_end = time.perf_counter(), time.process_time()
+            rates[name].append(n_batches * DIGIT_BATCH / np.array([end - start, cpu_end - cpu_start]))
+    result = {}
+    reference = np.array(rates["svg_loader"][1:])  # the first turn warms up
+    for name, turns in rates.items():
+        wall, cpu = np.array(turns[1:]).T
+        low, median, high = np.percentile(wall, (25, 50, 75)).round().astype(int).tolist()
+        result[name] = {"clips_per_s": median, "quartiles": [low, high], "clips_per_cpu_s": round(np.median(cpu))}
+        if name != "svg_loader":
+            result[name]["ratio"] = round(float(np.median(wall / reference[:, 0])), 2)
+    return result
+
+
+def moving_digits() -> dict:
+    """Both flavours by name."""
+    options = {"seq_len": DIGIT_FRAMES, "glyphs": "drawn"}
+    return {
+        flavour: load_dataset("moving_mnist", None, "train", digit_size=digit_size, **options)
+        for flavour, digit_size in FLAVOURS.items()
+    }
+
+
+def digits_on_gpu(batch_size: int) -> dict:
+    """Clips per second of device_batches, medians over the turns; host_ms is what a batch takes before it returns."""
+    result, rng = {}, np.random.default_rng(0)
+    for flavour, dataset in moving_digits().items():
+        make, rates, host = device_batches(dataset, "cuda"), [], []
+        for _ in range(DIGIT_REPEATS + 1):
+            batches = rng.integers(len(dataset), size=(10, batch_size)).tolist()
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for batch in batches:
+                make(batch)
+            host.append((time.perf_counter() - start) / len(batches))
+            torch.cuda.synchronize()
+            rates.append(len(batches) * batch_size / (time.perf_counter() - start))
+        clips_per_s, host_ms = round(np.median(rates[1:])), round(1000 * float(np.median(host[1:])), 2)
+        result[flavour] = {"clips_per_s": clips_per_s, "host_ms": host_ms}
+    return result
 
 
 def write_published(path: Path, n_videos: int) -> None:
@@ -95,6 +186,16 @@ def reading(root: Path) -> dict:
 
 def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
+    for source, result in digits_on_cpu().items():
+        print(json.dumps({"benchmark": "moving_mnist", "device": "cpu", "source": source} | result))
+    for batch_size in (100, 1000) if torch.cuda.is_available() else ():
+        for source, result in digits_on_gpu(batch_size).items():
+            device = torch.cuda.get_device_name()
+            print(
+                json.dumps(
+                    {"benchmark": "moving_mnist", "device": device, "source": source, "batch": batch_size} | result
+                )
+            )
     with tempfile.TemporaryDirectory(dir=arguments[0] if arguments else None) as folder:
         print(json.dumps({"benchmark": "convert_bair"} | conversion(Path(folder))))
         print(json.dumps({"benchmark": "bair"} | reading(Path(folder) / "dst")))

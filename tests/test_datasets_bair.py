@@ -515,6 +515,8 @@ def test_flips_mirror_about_half_of_the_training_clips_and_move_no_start(tmp_pat
     cuts = [(cut(plain, index), cut(flipped, index)) for index in range(400)]
     assert all(a[:2] == b[:2] and not a[2] for a, b in cuts)
     assert 160 < sum(b[2] for _, b in cuts) < 240
+    early = [mirrored for _, (_, start, mirrored) in cuts if start < 9]
+    assert 0.35 < np.mean(early) < 0.65  # whichever frame they start from
     for index, (_, (*_, mirrored)) in enumerate(cuts[:20]):
         assert flipped[index].equal(plain[index].flip(-1) if mirrored else plain[index])
 
