@@ -1,8 +1,11 @@
 """Predict futures of a run's test videos, score them and draw them.
 
-    python evaluate.py runs/demo                                        GIFs, strips, curves, metrics.json, metrics.csv
+    python evaluate.py runs/demo                                        GIFs, strips, curves, report.html, metrics.json
     python evaluate.py runs/smmnist-geco --n-samples 10 --n-videos 256  part of the protocol, and said so
+    python evaluate.py runs/a runs/b                                    several runs, and a page that compares them
     python evaluate.py runs/bair-geco --clip mine.gif                   futures of one's own clip
+    python evaluate.py runs/a --save-predictions                        keep the predictions in one file
+    python evaluate.py --from-predictions FILE                          score it again; no model, no GPU
     python evaluate.py runs/mnist-geco                                  single images: errors, bounds, pictures
 
 Everything lands in RUN/evaluation/PROTOCOL/ (images: RUN/evaluation/images/). A video's predictions are a function of
@@ -10,43 +13,51 @@ Everything lands in RUN/evaluation/PROTOCOL/ (images: RUN/evaluation/images/). A
 """
 
 import dataclasses
+import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 import tyro
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets import load_dataset
+from datasets.moving_mnist import SimulatedDigits
 from datasets.oracle import oracle_futures
 from datasets.video_folder import read_video
-from seqvae.config import DataConfig, RunConfig, build_model, read_config
-from seqvae.evaluation import bounds, clip, futures, images
+from seqvae.config import RunConfig, build_model, read_config, to_json
+from seqvae.evaluation import bounds, clip, images
+from seqvae.evaluation.choose import choose_protocol, test_set_of
+from seqvae.evaluation.plan import Plan, execute, make_plan
+from seqvae.evaluation.prediction_file import DamagedPredictions, SavedPredictions
+from seqvae.evaluation.predictions import ModelPredictions
+from seqvae.evaluation.report import comparison_table, write_report
+from seqvae.evaluation.results import MEAN_IMAGE_CLIPS
+from seqvae.evaluation.scores import Oracle
 from seqvae.image_model import ImageVAE
-from seqvae.metrics.frechet import FrechetDistance, VideoFeatures, i3d, r3d18
-from seqvae.metrics.protocols import Protocol, build_metrics, find_protocol, label, own_protocol
+from seqvae.metrics.protocols import Protocol, find_protocol, own_protocol
 from seqvae.model import SequenceVAE
+from seqvae.provenance import provenance
 from seqvae.training import checkpoint
 from seqvae.training.trainer import choose_device
-
-# What a run's data has to be for the published Moving MNIST test set to be its own.
-PUBLISHED_DIGITS = dict(glyphs="mnist", n_digits=2, deterministic=False, min_speed=0, max_speed=4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Predict a run's test videos, score them and draw them."""
+    """Predict runs' test videos, score them and draw them."""
 
-    run_dir: tyro.conf.Positional[Path]  # a folder that train.py made
+    run_dirs: tyro.conf.Positional[tuple[Path, ...]] = ()  # folders that train.py made
     # auto: the published one for its data, or else own; several: each in its own folder
     protocol: tuple[Literal["auto", "srvp-2020", "svg-2018", "mcvd-2022", "own"], ...] = ("auto",)
     n_samples: int | None = None  # futures per video; the protocol's (own: 10)
     n_videos: int | None = None  # test videos, from the first; the protocol's (own: 64)
+    test_set: Literal["mnist_test_seq"] | None = None  # with own: the published 10,000 x 20 frames of Moving MNIST
+    save_predictions: bool = False  # keep every predicted frame in predictions.h5, beside the results
+    from_predictions: tuple[Path, ...] = ()  # score such files (docs/predictions.md) instead of runs
     lpips: Literal["auto", "on", "off"] = "auto"  # on: download its backbone (233 MB) if need be; auto: if it is there
     fvd_weights: Path | None = None  # TorchScript I3D file, for FVD; no file, no number
     r3d18: bool = False  # Frechet distance on torchvision's r3d_18, which is no FVD
@@ -57,20 +68,54 @@ class EvalConfig:
     checkpoint: Literal["best", "last"] = "best"  # best on validation, or the last one
     clip: Path | None = None  # predict this video file (or folder of frames) instead of the test set
     n_future: int | None = None  # with --clip: frames to predict; as many as in training
-    out: Path | None = None  # where to write; RUN/evaluation/PROTOCOL
+    formats: tuple[Literal["gif", "apng", "mp4"], ...] = ("gif",)  # of moving pictures; mp4 needs the extra `mp4`
+    gif_scale: int | None = None  # screen pixels per pixel; as many as make a picture 128 wide
+    out: Path | None = None  # where to write; RUN/evaluation/PROTOCOL, for a page that compares runs `comparison`
     data_root: Path | None = None  # folder of downloaded data, if it is not where the run had it
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
 
     def __post_init__(self) -> None:
-        for name in ("n_samples", "n_videos", "n_importance", "batch_size", "n_future"):
+        for name in ("n_samples", "n_videos", "n_importance", "batch_size", "n_future", "gif_scale"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}")
+        if not self.run_dirs and not self.from_predictions:
+            raise ValueError("nothing to evaluate; name a run's folder (python evaluate.py runs/demo)")
+        if self.run_dirs and self.from_predictions:
+            raise ValueError("runs and --from-predictions at once; evaluate them one after the other")
+        if self.from_predictions:
+            defaults = {f.name: f.default for f in dataclasses.fields(self)}
+            for name in ("save_predictions", "clip", "test_set", "checkpoint", "n_importance", "seed"):
+                if getattr(self, name) != defaults[name]:
+                    flag = f"--{name.replace('_', '-')}"
+                    raise ValueError(f"{flag} is about a model, and --from-predictions has none; drop it")
         if self.n_future is not None and self.clip is None:
             raise ValueError("--n-future goes with --clip: a test set's length is the protocol's; drop it")
-        if self.clip is not None and (self.n_videos is not None or self.protocol != ("auto",)):
-            raise ValueError("--n-videos and --protocol are about a test set, and --clip predicts one video; drop them")
+        for name in ("n_videos", "test_set", "save_predictions"):
+            if self.clip is not None and getattr(self, name):
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is about a test set, and --clip predicts one video; drop it"
+                )
+        if self.clip is not None and self.protocol != ("auto",):
+            raise ValueError("--protocol is about a test set, and --clip predicts one video; drop it")
+        if self.test_set is not None and self.protocol not in (("auto",), ("own",)):
+            raise ValueError(f"--test-set {self.test_set} is scored under own, not {' '.join(self.protocol)}; drop one")
+        if "mp4" in self.formats and importlib.util.find_spec("av") is None:
+            raise ValueError('--formats mp4 needs PyAV; pip install -e ".[mp4]", or drop it')
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed must be in [0, 2^32), got {self.seed}")
+
+    @property
+    def subjects(self) -> tuple[Path, ...]:
+        """What is evaluated: runs or files."""
+        return self.run_dirs or self.from_predictions
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation that is ready to run: whatever can be wrong about its arguments has been found out."""
+
+    outs: list[Path]  # folders of its results
+    run: Callable[[], list[str]]  # measures, writes into `outs`, and returns the terminal's lines
 
 
 def main(argv: list[str]) -> int:
@@ -78,173 +123,320 @@ def main(argv: list[str]) -> int:
     try:
         args = tyro.cli(EvalConfig, args=argv, prog="evaluate.py", description=__doc__)
         device = choose_device(args.device, "--device")
-        cfg = read_config(args.run_dir)
-        evaluations = [*prepare(args, cfg, device)]
-        for evaluation in evaluations:
-            evaluation.out.mkdir(parents=True, exist_ok=True)
+        evaluations = [evaluation for subject in args.subjects for evaluation in prepare(args, subject, device)]
+        outs = [out for evaluation in evaluations for out in evaluation.outs]
+        for out in outs:
+            if outs.count(out) > 1:
+                raise ValueError(f"{out} would be written twice; name every run, file and protocol once")
+            out.mkdir(parents=True, exist_ok=True)
     except (ValueError, FileNotFoundError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a file where a folder is meant, a folder that may not be read
         print(f"evaluate.py: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
-    for evaluation in evaluations:
-        try:
-            lines = evaluation.run()
-        except torch.OutOfMemoryError:
-            print(
-                f"evaluate.py: the device's memory is too small; lower --batch-size {args.batch_size}", file=sys.stderr
-            )
-            return 1
-        except OSError as error:
-            where = error.filename or evaluation.out
-            print(f"evaluate.py: cannot write {where}: {error.strerror}", file=sys.stderr)
-            return 1
-        print("\n".join([*lines, f"wrote {evaluation.out}"]))
+    where = outs[0]
+    try:
+        for evaluation in evaluations:
+            where = evaluation.outs[0]
+            print("\n".join(evaluation.run()), flush=True)
+        if len(args.subjects) > 1 and args.clip is None:
+            where = args.out or Path("comparison")
+            where.mkdir(parents=True, exist_ok=True)
+            write_report(where / "report.html", outs)
+            print("\n".join(["", *comparison_table(outs), f"wrote {where / 'report.html'}"]))
+    except torch.OutOfMemoryError:
+        print(f"evaluate.py: the device's memory is too small; lower --batch-size {args.batch_size}", file=sys.stderr)
+        return 1
+    except DamagedPredictions as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"evaluate.py: cannot write {error.filename or where}: {error.strerror or error}", file=sys.stderr)
+        return 1
     return 0
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """An evaluation that is ready to run: whatever can be wrong about its arguments has been found out."""
-
-    out: Path
-    run: Callable[[], list[str]]  # measures, writes into `out`, and returns the terminal's lines
-
-
-def prepare(args: EvalConfig, cfg: RunConfig, device: torch.device) -> Iterator[Evaluation]:
-    """One evaluation, or one per protocol."""
+def prepare(args: EvalConfig, subject: Path, device: torch.device) -> list[Evaluation]:
+    """What there is to do for one run or one file."""
+    if args.from_predictions:
+        return [prepare_file(args, subject, device)]
+    cfg = read_config(subject)
     if cfg.data.images:
-        yield prepare_images(args, cfg, device)
-    elif args.clip is not None:
-        yield prepare_clip(args, cfg, device)
-    else:
-        if args.out is not None and len(args.protocol) > 1:
-            raise ValueError(
-                "--out is one folder, and several protocols are asked for; drop it, or give one --protocol"
-            )
-        for name in args.protocol:
-            yield prepare_videos(args, cfg, device, choose_protocol(args, cfg, name))
+        return [prepare_images(args, subject, cfg, device)]
+    if args.clip is not None:
+        return [prepare_clip(args, subject, cfg, device)]
+    return prepare_videos(args, subject, cfg, device)
 
 
-def prepare_videos(args: EvalConfig, cfg: RunConfig, device: torch.device, protocol: Protocol) -> Evaluation:
-    """Predictions, their scores and pictures, and the bounds, under one protocol."""
-    clips = test_clips(args, cfg, protocol)
-    if protocol.name == "own" and args.n_videos is None:
-        protocol = dataclasses.replace(protocol, n_videos=min(protocol.n_videos, len(clips)))
-    n_samples, n_videos = args.n_samples or protocol.n_samples, args.n_videos or protocol.n_videos
-    if n_videos > len(clips):
-        raise ValueError(f"--n-videos {n_videos}: the test split of {protocol.test_set} has {len(clips)}")
-    name = label(protocol, n_samples, n_videos)
-    model, state = load_model(args, cfg, device)
+# ---- runs on videos
+
+
+def prepare_videos(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.device) -> list[Evaluation]:
+    """One evaluation per test set: protocols that share one, and the frames seen, share its predictions."""
+    if cfg.model.prior == "none" and args.n_importance not in (None, 1):
+        raise ValueError(
+            f"--n-importance {args.n_importance}: a model without latent has no importance weights; drop it"
+        )
+    asked = dict(n_samples=args.n_samples, n_videos=args.n_videos, test_set=args.test_set)
+    protocols = [choose_protocol(cfg, name, **asked) for name in args.protocol]
+    model, state = load_model(args, run_dir, cfg, device)
     mean_image = mean_training_image(args, cfg)
-    metrics, left_out = build_metrics(protocol, args.lpips, device)
-    networks, reasons = frechet_networks(args, device)
-    oracle = None
-    # Without chance in the motion, the simulator's future is the truth itself: no row to compare with.
-    if args.oracle and cfg.data.name in ("digits", "moving_mnist") and not cfg.data.deterministic:
-        lengths = (protocol.n_past, protocol.n_future)
+    groups: dict[str, list[tuple[Plan, Dataset]]] = {}
+    for protocol in protocols:
+        clips = load_dataset(split="test", root=data_root(args, cfg), **test_set_of(protocol, cfg.data))
+        if protocol.name == "own" and args.n_videos is None:
+            protocol = dataclasses.replace(protocol, n_videos=min(protocol.n_videos, len(clips)))
+        n_samples, n_videos = counted(args, protocol)
+        if n_videos > len(clips):
+            raise ValueError(f"--n-videos {n_videos}: the test split of {protocol.test_set} has {len(clips)}")
+        name = protocol.name if args.test_set is None else f"{protocol.name}-{args.test_set}"
+        out = place(args, run_dir, run_dir / "evaluation", name, several=len(protocols) > 1)
+        plan = plan_for(args, protocol, n_samples, n_videos, out, device)
+        key = repr((protocol.test_set, sorted(protocol.options.items()), protocol.n_past))
+        groups.setdefault(key, []).append((plan, clips))
+    return [evaluation_of(args, run_dir, cfg, model, state, mean_image, group, device) for group in groups.values()]
 
-        def oracle(videos: range, samples: range) -> np.ndarray:
-            return oracle_futures(clips, videos, *lengths, samples, args.seed)
 
-    out = args.out or args.run_dir / "evaluation" / protocol.name
+def evaluation_of(
+    args: EvalConfig,
+    run_dir: Path,
+    cfg: RunConfig,
+    model: SequenceVAE,
+    state: dict,
+    mean_image: Tensor,
+    group: list[tuple[Plan, Dataset]],
+    device: torch.device,
+) -> Evaluation:
+    """Plans of one test set, each with its clips, which differ in length alone."""
+    plans = [plan for plan, _ in group]
+    longest, clips = max(group, key=lambda pair: pair[0].protocol.n_future)
+    protocol = longest.protocol
+    predictions = ModelPredictions(
+        model,
+        clips,
+        n_past=protocol.n_past,
+        n_future=protocol.n_future,
+        n_samples=max(plan.n_samples for plan in plans),
+        n_videos=max(plan.n_videos for plan in plans),
+        seed=args.seed,
+        device=device,
+        mean_image=mean_image,
+    )
 
     def run() -> list[str]:
-        # First, being the cheaper half: what goes wrong for want of memory goes wrong before the predictions.
-        common = common_facts(args, cfg, model, state, clips, n_videos, protocol.n_past, device)
-        distances = [FrechetDistance(network) for network in networks]
-        scores = futures.score(
-            model,
-            clips,
-            mean_image,
-            protocol,
-            metrics,
-            n_samples,
-            n_videos,
-            args.batch_size,
-            args.seed,
-            device,
-            oracle,
-            distances,
+        facts = run_facts(args, run_dir, cfg, model, state)
+        facts |= {"data": cfg.data.name, "root": data_root(args, cfg), "test_set": test_set_of(protocol, cfg.data)}
+        for plan, own_clips in group:  # the cheaper half first: what wants more memory than there is fails early
+            n_past = plan.protocol.n_past
+            plan.facts = {"bounds": measured_bounds(args, cfg, model, own_clips, plan.n_videos, n_past, device)}
+        return execute(
+            predictions,
+            plans,
+            facts,
+            oracle=simulator(args, clips, protocol, args.seed),
+            save=plans[0].out / "predictions.h5" if args.save_predictions else None,
+            **how(args, device),
         )
-        summaries = futures.summaries_of(scores, protocol)
-        frechet = {d.features.name: d.result()._asdict() | {"sha256": d.features.sha256} for d in distances}
-        facts = {
-            "protocol": name,
-            "definitions": protocol.definitions(),
-            "n_samples": n_samples,
-            "n_videos": n_videos,
-            "test_set": {"name": protocol.test_set, "sha256": scores.content_hash},
-            "frechet": frechet,
-            "left_out": [*left_out, *reasons],
-            **common,
-        }
-        futures.write_results(out, facts, summaries, scores)
-        futures.draw(out, protocol, summaries, scores)
-        lines = futures.table(name, protocol, summaries, scores)
-        for distance in distances:
-            result = frechet[distance.features.name]
-            floor = "" if result["floor"] is None else f"; real against real, half as many: {result['floor']:.1f}"
-            lines.append(f"{distance.features.name}: {result['distance']:.1f} ({distance.features.definition}{floor})")
-            lines += [f"  {result['warning']}"] if result["warning"] else []
-        return [*lines, *left_out, *reasons, "", *bounds.describe(facts, n_videos)]
 
-    return Evaluation(out, run)
+    return Evaluation([plan.out for plan in plans], run)
 
 
-def prepare_clip(args: EvalConfig, cfg: RunConfig, device: torch.device) -> Evaluation:
+def counted(args: EvalConfig, protocol: Protocol) -> tuple[int, int]:
+    """Samples and videos to score; of several protocols each takes as many as it has."""
+    pairs = ((args.n_samples, protocol.n_samples), (args.n_videos, protocol.n_videos))
+    n_samples, n_videos = (
+        full if asked is None else min(asked, full) if len(args.protocol) > 1 else asked for asked, full in pairs
+    )
+    return n_samples, n_videos
+
+
+def plan_for(
+    args: EvalConfig, protocol: Protocol, n_samples: int, n_videos: int, out: Path, device: torch.device
+) -> Plan:
+    """The plan of one protocol, with the networks that were asked for."""
+    networks = dict(lpips=args.lpips, fvd_weights=args.fvd_weights, use_r3d18=args.r3d18)
+    return make_plan(protocol, n_samples, n_videos, out, **networks, device=device)
+
+
+def place(args: EvalConfig, subject: Path, home: Path, name: str, several: bool = False) -> Path:
+    """Folder of one result: HOME/NAME, or --out, with a folder for each subject and each of several names."""
+    if args.out is None:
+        return home / name
+    parts = [subject.resolve().stem] if len(args.subjects) > 1 else []
+    return args.out.joinpath(*parts, *([name] if several else []))
+
+
+def how(args: EvalConfig, device: torch.device) -> dict[str, object]:
+    """Arguments of `execute` that change no number."""
+    return dict(batch_size=args.batch_size, device=device, formats=args.formats, scale=args.gif_scale)
+
+
+def simulator(args: EvalConfig, clips: Dataset | None, protocol: Protocol, seed: int) -> Oracle | None:
+    """The oracle of these clips; None without a simulator, or without chance: its future is the truth itself then."""
+    if not args.oracle or not isinstance(clips, SimulatedDigits) or clips.motion.deterministic:
+        return None
+    return lambda videos, samples: oracle_futures(clips, videos, protocol.n_past, protocol.n_future, samples, seed)
+
+
+# ---- files of predictions
+
+
+def prepare_file(args: EvalConfig, path: Path, device: torch.device) -> Evaluation:
+    """Saved predictions, ours or another program's, under the protocols asked for, or those they were made for."""
+    saved = SavedPredictions(path, device)
+    made_for = saved.facts.get("protocols", {})
+    names = (tuple(made_for) or ("own",)) if args.protocol == ("auto",) else args.protocol
+    plans, clips, longest = [], None, None
+    for name in names:
+        protocol = protocol_of_file(saved, name)
+        has = {"samples": saved.n_samples, "videos": saved.n_videos}
+        sizes = {}
+        for (what, available), asked in zip(has.items(), (args.n_samples, args.n_videos)):
+            if asked is not None and asked > available:
+                raise ValueError(f"--n-{what} {asked}: {path} has {available}")
+            sizes[f"n_{what}"] = min(asked or available, getattr(protocol, f"n_{what}"))
+        out = place(args, path, path.with_suffix(""), name, several=len(names) > 1)
+        plan = plan_for(args, protocol, **sizes, out=out, device=device)
+        plan.facts = {key: value for key, value in made_for.get(name, {}).items() if key != "n_samples"}
+        found, doubt = test_set_of_file(args, saved, protocol, sizes["n_videos"])
+        plan.left_out += doubt
+        if longest is None or protocol.n_future > longest.n_future:
+            clips, longest = found, protocol
+        plans.append(plan)
+    facts = {key: value for key, value in saved.facts.items() if key != "protocols"}
+    made_by = {key: facts[key] for key in ("source", "command", "versions") if key in facts}
+    facts |= {"predictions": {"file": str(path), **made_by}, **provenance()}
+    oracle = simulator(args, clips, longest, facts.get("seed", 0))
+    return Evaluation(
+        [plan.out for plan in plans], lambda: execute(saved, plans, facts, oracle=oracle, **how(args, device))
+    )
+
+
+def protocol_of_file(saved: SavedPredictions, name: str) -> Protocol:
+    """ValueError where the file's frames are not what the protocol counts."""
+    made_for, data = saved.facts.get("protocols", {}).get(name, {}), saved.facts.get("data")
+    if name == "own":
+        test_set = saved.facts.get("test_set", {}).get("name", "unnamed videos")
+        n_samples = made_for.get("n_samples", saved.n_samples)
+        own = own_protocol(data or test_set, saved.n_past, saved.n_future, n_samples, saved.n_videos)
+        return dataclasses.replace(own, test_set=test_set)
+    if data is None:
+        raise ValueError(f'{saved.path} does not say which data it predicts ("data" in facts); use --protocol own')
+    protocol = find_protocol(name, data)
+    if saved.n_past != protocol.n_past or saved.n_future < protocol.n_future:
+        raise ValueError(
+            f"{saved.path} has {saved.n_past} frames seen and {saved.n_future} predicted, and {name} counts "
+            f"{protocol.n_past} and {protocol.n_future}; use --protocol own"
+        )
+    return dataclasses.replace(protocol, n_samples=made_for.get("n_samples", protocol.n_samples))
+
+
+def test_set_of_file(
+    args: EvalConfig, saved: SavedPredictions, protocol: Protocol, n_videos: int
+) -> tuple[Dataset | None, list[str]]:
+    """The test set that the file's truth is compared with, where it can be made here; else a sentence that says so.
+
+    ValueError where a video is another one.
+    """
+    length = saved.n_past + protocol.n_future
+    arguments = {"name": protocol.test_set, "seq_len": length, "seed": 0, **protocol.options}
+    if protocol.name == "own":
+        arguments = {**saved.facts.get("test_set", {}), "seq_len": length}
+        if "name" not in arguments:
+            return None, []  # videos that no data set here claims to hold
+    root = args.data_root or saved.facts.get("root")
+    try:
+        clips = load_dataset(split="test", root=root, **arguments)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        return None, [f"test set: its videos were not compared with {protocol.test_set} ({error}); --data-root FOLDER"]
+    for i in range(n_videos):
+        if i >= len(clips) or not torch.equal(clips[i], saved.truth(range(i, i + 1))[0, :length]):
+            raise ValueError(
+                f"{saved.path}: video {i} is not that of {protocol.test_set}; these predictions are of other videos, "
+                "or in another order"
+            )
+    return clips, []
+
+
+# ---- clips and images
+
+
+def prepare_clip(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.device) -> Evaluation:
     """Futures of the person's own clip, cropped and scaled to the model's size; grey for a model of grey pictures."""
-    model, _ = load_model(args, cfg, device)
+    model, _ = load_model(args, run_dir, cfg, device)
     frames = torch.from_numpy(read_video(args.clip, cfg.data.image_size, cfg.data.stride or 1))  # (T, S, S, 3) uint8
     video = frames.permute(0, 3, 1, 2)
     if model.channels == 1:
         video = video.float().mean(1, keepdim=True).round().byte()
     if len(video) < cfg.data.n_past:
         raise ValueError(f"--clip {args.clip} has {len(video)} frames, and the model looks at {cfg.data.n_past}")
-    out = args.out or args.run_dir / "evaluation" / f"clip_{args.clip.stem}"
+    out = place(args, run_dir, run_dir / "evaluation", f"clip_{args.clip.stem}")
     lengths = {"n_past": cfg.data.n_past, "n_future": args.n_future or cfg.data.n_future}
     n_samples = (args.n_samples or 4) if model.z_dim else 1
-    return Evaluation(out, lambda: clip.predict(model, video, out, **lengths, n_samples=n_samples, seed=args.seed))
+    pictures = dict(formats=args.formats, scale=args.gif_scale)
+    return Evaluation(
+        [out],
+        lambda: clip.predict(model, video, out, **lengths, n_samples=n_samples, seed=args.seed, **pictures),
+    )
 
 
-def prepare_images(args: EvalConfig, cfg: RunConfig, device: torch.device) -> Evaluation:
+def prepare_images(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.device) -> Evaluation:
     """Errors, bounds and pictures of a model of single images, on the whole test split unless --n-videos says less."""
     if args.n_samples is not None or args.protocol != ("auto",) or args.clip is not None:
         raise ValueError(
             "--n-samples, --protocol and --clip are about predicted videos, and this run is on images; drop them"
         )
-    clips = load_dataset(split="test", **data_arguments(args, cfg))
+    clips = load_dataset(split="test", **cfg.data.arguments() | {"root": data_root(args, cfg)})
     n_images = args.n_videos or len(clips)
     if n_images > len(clips):
         raise ValueError(f"--n-videos {n_images}: the test split of {cfg.data.name} has {len(clips)}")
-    model, state = load_model(args, cfg, device)
-    out = args.out or args.run_dir / "evaluation" / "images"
+    model, state = load_model(args, run_dir, cfg, device)
+    out = place(args, run_dir, run_dir / "evaluation", "images")
 
     def run() -> list[str]:
         errors = images.measure(model, clips, n_images, args.batch_size, args.seed, device)
         facts = {
             "n_images": n_images,
             "test_set": {"name": cfg.data.name, "sha256": errors.content_hash},
-            **common_facts(args, cfg, model, state, clips, n_images, None, device),
+            **run_facts(args, run_dir, cfg, model, state),
+            "bounds": measured_bounds(args, cfg, model, clips, n_images, None, device),
         }
         images.write(out, facts, errors)
-        return [*images.table(cfg.data.name, errors), *bounds.describe(facts, n_images)]
+        write_report(out / "report.html", [out])
+        return [*images.table(cfg.data.name, errors), *bounds.describe(facts, n_images), f"wrote {out}"]
 
-    return Evaluation(out, run)
+    return Evaluation([out], run)
 
 
-def common_facts(
+# ---- what all of them need
+
+
+def run_facts(
+    args: EvalConfig, run_dir: Path, cfg: RunConfig, model: SequenceVAE | ImageVAE, state: dict
+) -> dict[str, object]:
+    """What was evaluated, how its training ended, and with which program."""
+    return {
+        "run": str(run_dir),
+        "checkpoint": args.checkpoint,
+        "step": state["step"],
+        "seed": args.seed,
+        **bounds.training_facts(cfg, model, state),
+        "config": to_json(cfg),
+        **provenance(),
+    }
+
+
+def measured_bounds(
     args: EvalConfig,
     cfg: RunConfig,
     model: SequenceVAE | ImageVAE,
-    state: dict,
     clips: Dataset,
     n_videos: int,
     n_past: int | None,
     device: torch.device,
 ) -> dict[str, object]:
-    """What was evaluated, how its training ended, and its bounds on the test videos."""
+    """The model's bounds on the test videos (n_past None: images)."""
     measured = bounds.measure_bounds(
         model,
         clips,
@@ -256,83 +448,21 @@ def common_facts(
         device=device,
         dequantise=bool(cfg.likelihood.dequantise),
     )
-    return {
-        "run": str(args.run_dir),
-        "checkpoint": args.checkpoint,
-        "step": state["step"],
-        "seed": args.seed,
-        **bounds.training_facts(cfg, model, state),
-        "bounds": bounds.summarise(measured, n_past),
-    }
+    return bounds.summarise(measured, n_past)
 
 
-def frechet_networks(args: EvalConfig, device: torch.device) -> tuple[list[VideoFeatures], list[str]]:
-    """The video networks that were asked for, and a sentence for each distance that is left out."""
-    networks, reasons = [], []
-    if args.fvd_weights is not None:
-        networks.append(i3d(args.fvd_weights, device))
-    else:
-        reasons.append("FVD: left out, it needs a TorchScript I3D file: --fvd-weights FILE")
-    if args.r3d18:
-        try:
-            networks.append(r3d18(device))
-        except FileNotFoundError as error:
-            reasons.append(f"Frechet distance on r3d_18 features: left out, {error}")
-    return networks, reasons
-
-
-def choose_protocol(args: EvalConfig, cfg: RunConfig, name: str) -> Protocol:
-    """The published protocol `name` for the run's data (auto: the one it has); ValueError where it does not fit."""
-    data, n_samples = cfg.data, 1 if cfg.model.prior == "none" else None
-    for option in ("n_samples", "n_importance"):
-        if n_samples and getattr(args, option) not in (None, 1):
-            flag = f"--{option.replace('_', '-')} {getattr(args, option)}"
-            raise ValueError(f"{flag}: a model without latent has one future per video; drop it")
-    published = published_protocol(data)
-    name = (published or "own") if name == "auto" else name
-    if name == "own":
-        wanted = (args.n_samples or n_samples or 10, args.n_videos or 64)
-        return own_protocol(data.name, data.n_past, data.n_future, *wanted)
-    if published is None:
-        raise ValueError(
-            f"--protocol {name} is defined on 64-px stochastic Moving MNIST and on BAIR, and this run was trained on "
-            f"{data.name}, image-size {data.image_size}, {data.options()}; use --protocol own"
-        )
-    protocol = find_protocol(name, data.name)
-    return dataclasses.replace(protocol, n_samples=n_samples) if n_samples else protocol
-
-
-def published_protocol(data: DataConfig) -> str | None:
-    """The protocol whose test set a run's data belongs to, if there is one: srvp-2020, or with SVG's digits SVG's."""
-    if data.name == "bair":
-        return "srvp-2020"
-    own_digits = {name: getattr(data, name) for name in PUBLISHED_DIGITS if getattr(data, name) is not None}
-    if data.name != "moving_mnist" or data.image_size != 64 or not own_digits.items() <= PUBLISHED_DIGITS.items():
-        return None
-    return "svg-2018" if data.digit_size == 32 else "srvp-2020"
-
-
-def test_clips(args: EvalConfig, cfg: RunConfig, protocol: Protocol):
-    """The protocol's test set, or the run's own test split, at the protocol's length."""
-    arguments = data_arguments(args, cfg)
-    if protocol.test_set != cfg.data.name:
-        arguments = {k: v for k, v in arguments.items() if k not in cfg.data.options()}
-    arguments |= {"name": protocol.test_set, "seq_len": protocol.n_past + protocol.n_future} | protocol.options
-    if protocol.name != "own":
-        arguments["seed"] = 0
-    return load_dataset(split="test", **arguments)
-
-
-def data_arguments(args: EvalConfig, cfg: RunConfig) -> dict[str, object]:
-    """Of load_dataset, as the run had them, but for --data-root."""
-    if args.data_root and cfg.data.root is None:
+def data_root(args: EvalConfig, cfg: RunConfig) -> str | None:
+    """Folder of the data: the run's, but for --data-root."""
+    if args.data_root and cfg.data.root is None and args.test_set is None:
         raise ValueError(f"--data-root is not used by a run on {cfg.data.name}; drop it")
-    return cfg.data.arguments() | ({"root": str(args.data_root)} if args.data_root else {})
+    return str(args.data_root) if args.data_root else cfg.data.root
 
 
-def load_model(args: EvalConfig, cfg: RunConfig, device: torch.device) -> tuple[SequenceVAE | ImageVAE, dict]:
+def load_model(
+    args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.device
+) -> tuple[SequenceVAE | ImageVAE, dict]:
     """The run's model in eval mode, averaged weights where it has them, and the checkpoint's state."""
-    path = args.run_dir / "checkpoints" / f"{args.checkpoint}.pt"
+    path = run_dir / "checkpoints" / f"{args.checkpoint}.pt"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; train the run to its first checkpoint, or choose --checkpoint")
     state = checkpoint.load(path)
@@ -342,14 +472,14 @@ def load_model(args: EvalConfig, cfg: RunConfig, device: torch.device) -> tuple[
         model = build_model(cfg, first.shape[1])
         model.load_state_dict(weights)
     except (RuntimeError, StopIteration):
-        raise ValueError(f"{path} is of another model than {args.run_dir}/config.json describes") from None
+        raise ValueError(f"{path} is of another model than {run_dir}/config.json describes") from None
     return model.to(device).eval(), state
 
 
 def mean_training_image(args: EvalConfig, cfg: RunConfig) -> Tensor:
     """(C, H, W) mean of the first training clips' frames, in [0, 1]."""
-    clips = load_dataset(split="train", **data_arguments(args, cfg))
-    chosen = [clips[i].float().mean(0) for i in range(min(futures.MEAN_IMAGE_CLIPS, len(clips)))]
+    clips = load_dataset(split="train", **cfg.data.arguments() | {"root": data_root(args, cfg)})
+    chosen = [clips[i].float().mean(0) for i in range(min(MEAN_IMAGE_CLIPS, len(clips)))]
     return torch.stack(chosen).mean(0) / 255
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from datasets import bair, images, moving_mnist, smmnist_srvp, video_folder
+from datasets import bair, images, mnist_test_seq, moving_mnist, smmnist_srvp, video_folder
 from datasets.bouncing import SPLITS
 
 LOADERS = {
     "digits": moving_mnist.digits,
     "moving_mnist": moving_mnist.moving_mnist,
     "smmnist_srvp": smmnist_srvp.smmnist_srvp,
+    "mnist_test_seq": mnist_test_seq.mnist_test_seq,
     "mnist": images.mnist,
     "cifar10": images.cifar10,
     "bair": bair.bair,

@@ -116,7 +116,7 @@ def test_a_model_of_grey_pictures_predicts_a_colour_clip_in_grey(tmp_path):
     "flags, words",
     [
         (["--clip", "nowhere.gif"], "nowhere.gif does not exist"),
-        (["--clip", "x.gif", "--n-videos", "3"], "--n-videos and --protocol are about a test set"),
+        (["--clip", "x.gif", "--n-videos", "3"], "is about a test set, and --clip predicts one video"),
         (["--n-future", "3"], "--n-future goes with --clip"),
     ],
 )

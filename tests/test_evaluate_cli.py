@@ -16,7 +16,8 @@ import evaluate
 import train
 from datasets import load_dataset
 from seqvae.config import read_config
-from seqvae.evaluation import futures
+from seqvae.evaluation import predictions
+from seqvae.evaluation.choose import choose_protocol
 from tests.test_train_cli import GECO, SIGMA, TINY, without
 
 
@@ -41,7 +42,7 @@ def rows(out: Path) -> dict[tuple[int, str], list[float]]:
 def test_scores_do_not_depend_on_the_batch_size(trained, tmp_path, monkeypatch):
     results = []
     for batch, at_once in ((1, 256), (8, 256), (8, 16)):
-        monkeypatch.setattr(futures, "ROLLOUT_ROWS", at_once)
+        monkeypatch.setattr(predictions, "ROLLOUT_ROWS", at_once)
         out = tmp_path / f"{batch}_{at_once}"
         command = [str(trained), "--n-videos", "10", "--n-samples", "5", "--batch-size", str(batch), "--out", str(out)]
         assert evaluate.main(command) == 0
@@ -76,8 +77,11 @@ def test_every_file_is_there_and_baselines_are_what_they_say(trained, tmp_path, 
             "mean of context": frames[:2].mean(0),
             "black": np.zeros_like(frames[0]),
         }.items():
-            expected = np.mean([peak_signal_noise_ratio(f, guess, data_range=1) for f in frames[2:]])
+            with np.errstate(divide="ignore"):  # a digit that stands still is copied without error
+                values = [peak_signal_noise_ratio(f, guess, data_range=1) for f in frames[2:]]
+            expected = np.mean(np.minimum(values, 100))
             assert table[i, method][0] == pytest.approx(expected, abs=1e-3)
+    assert report["diversity"]["mean"] > 1e-5
     for method in ("best", "mean", "worst", "posterior", "black"):
         mean = np.mean([table[i, method][0] for i in range(9)])
         assert report["results"][method]["psnr"]["mean"] == pytest.approx(mean, abs=1e-4)
@@ -100,8 +104,8 @@ def test_seed_checkpoint_and_device_are_used(trained, tmp_path):
 
 def test_averaged_weights_are_the_ones_evaluated(tmp_path, capsys):
     assert train.main([*GECO, "--optim.ema", "0.9", "--run-dir", str(tmp_path)]) == 0
-    args = evaluate.EvalConfig(run_dir=tmp_path, checkpoint="last")
-    model, state = evaluate.load_model(args, read_config(tmp_path), torch.device("cpu"))
+    args = evaluate.EvalConfig(run_dirs=(tmp_path,), checkpoint="last")
+    model, state = evaluate.load_model(args, tmp_path, read_config(tmp_path), torch.device("cpu"))
     assert state["step"] == 6 and not torch.equal(
         state["ema"]["encoder.head.0.weight"], state["model"]["encoder.head.0.weight"]
     )
@@ -144,15 +148,17 @@ def test_several_protocols_score_a_run_in_one_command(tmp_path, mnist_root, caps
         assert reports[name]["definitions"]["n_future"] == n_future and f"{n_future} predicted" in out
         assert len(reports[name]["results"]["best"]["psnr"]["per_frame"]["mean"]) == n_future
         assert reports[name]["results"]["oracle best"]["psnr"]["mean"] > 10 and "oracle_best_of_n" in reports[name]
-        assert reports[name]["diversity"]["mean"] > 0
+        assert len(reports[name]["diversity"]["per_frame"]["mean"]) == n_future
         assert any("LPIPS" in line for line in reports[name]["left_out"]) == (name != "svg-2018")
     assert reports["svg-2018"]["test_set"]["name"] == "moving_mnist"
     black = {name: reports[name]["results"]["black"]["ssim"]["mean"] for name in frames}
     assert len(set(black.values())) == 3, "three definitions of SSIM"
     flat = reports["mcvd-2022"]["results"]["best"]["psnr"]["per_frame"]["mean"]
     assert max(flat) - min(flat) < 1e-5, "one number per video"
-    assert evaluate.main([str(tmp_path), "--protocol", "own", "srvp-2020", "--out", str(tmp_path / "x")]) == 2
-    assert "--out is one folder" in capsys.readouterr().err
+    assert evaluate.main([str(tmp_path), *few, "--protocol", "own", "srvp-2020", "--out", str(tmp_path / "x")]) == 0
+    assert all((tmp_path / "x" / name / "metrics.json").exists() for name in ("own", "srvp-2020"))
+    assert evaluate.main([str(tmp_path), "--protocol", "own", "own"]) == 2
+    assert "written twice" in capsys.readouterr().err
 
 
 def test_missing_weights_leave_their_row_out_with_the_reason_and_the_remedy(trained, tmp_path, monkeypatch, capsys):
@@ -223,7 +229,7 @@ def test_the_protocol_decides_how_much_is_seen_whatever_the_run_saw(n_past, tmp_
 )
 def test_a_published_protocol_is_chosen_only_for_the_published_digits(flags, name):
     cfg = train.parse(["smmnist-geco", *flags])
-    assert evaluate.choose_protocol(evaluate.EvalConfig(run_dir=Path("run")), cfg, "auto").name == name
+    assert choose_protocol(cfg, "auto").name == name
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from seqvae.config import RunConfig
 from seqvae.diagnostics import active_units, marginal_kl
+from seqvae.evaluation.predictions import POSTERIOR_KEY
 from seqvae.gaussian import Gaussian, keyed_noise
 from seqvae.metrics.best_of_n import over_videos
 from seqvae.metrics.frame import without_tf32
@@ -21,7 +22,6 @@ from seqvae.objectives.base import effective_samples
 from seqvae.training.terms import Model, batch_terms
 from seqvae.training.trainer import as_float
 
-POSTERIOR_KEY = 2**32  # number of the first posterior sample, so that its noise is none of the predictions'
 FRAMES_AT_ONCE = 1024  # decoded at once, of up to 16 parameters a pixel: bounds the memory, changes no number
 
 

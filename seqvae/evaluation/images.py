@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from seqvae.evaluation.bounds import POSTERIOR_KEY, estimate
+from seqvae.evaluation.bounds import estimate
+from seqvae.evaluation.predictions import POSTERIOR_KEY
 from seqvae.gaussian import keyed_noise
 from seqvae.image_model import ImageVAE
 from seqvae.metrics.best_of_n import over_videos

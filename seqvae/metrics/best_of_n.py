@@ -7,6 +7,7 @@ Best-of-N PSNR rewards variance, so it is to be read beside the mean and the wor
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 SIZES = (1, 2, 5, 10, 20, 50, 100)  # N at which the score is reported
+RESAMPLES = 1000  # of the bootstrap
 
 
 class Estimate(NamedTuple):
@@ -21,6 +23,14 @@ class Estimate(NamedTuple):
 
     mean: np.ndarray
     half_width: np.ndarray
+
+
+class Interval(NamedTuple):
+    """Mean over videos, and the ends of its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Summary:
     best_curve: Estimate  # (T,) of the best samples
     mean_curve: Estimate  # (T,) of all samples
     worst_curve: Estimate  # (T,) of the worst samples
-    by_n: dict[int, Estimate]  # expected score of the best of n samples, for n in SIZES below N, and N itself
+    by_n: dict[int, Interval]  # expected score of the best of n samples, for n in SIZES below N, and N itself
 
 
 class BestOfN:
@@ -105,7 +115,7 @@ def summarise(scores: np.ndarray, *, chosen_by: np.ndarray | None = None, higher
         best_curve=over_videos(scores[order[0], videos]),
         mean_curve=over_videos(scores.mean(0, dtype=np.float64)),
         worst_curve=over_videos(scores[order[-1], videos]),
-        by_n={n: over_videos(expected_best(ranked, n)) for n in sorted({*SIZES, n_samples}) if n <= n_samples},
+        by_n={n: bootstrap(expected_best(ranked, n)) for n in sorted({*SIZES, n_samples}) if n <= n_samples},
     )
 
 
@@ -137,3 +147,20 @@ def over_videos(values: np.ndarray) -> Estimate:
     if len(values) == 1:
         return Estimate(mean, np.zeros_like(mean))
     return Estimate(mean, 1.96 * values.std(0, ddof=1) / math.sqrt(len(values)))
+
+
+def bootstrap(values: np.ndarray) -> Interval:
+    """(V,) -> mean with its 95 % percentile interval over resampled videos. The resamples depend on V alone.
+
+    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, Section 13.3.
+    """
+    values = np.asarray(values, np.float64)
+    low, high = np.percentile(_resamples(len(values)) @ values / len(values), [2.5, 97.5])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+@lru_cache(maxsize=2)
+def _resamples(n_videos: int) -> np.ndarray:
+    """(RESAMPLES, V) how often each video is drawn, V draws with replacement."""
+    rng = np.random.default_rng([0, n_videos])
+    return rng.multinomial(n_videos, np.full(n_videos, 1 / n_videos), size=RESAMPLES).astype(np.float64)

@@ -66,6 +66,7 @@ class Protocol:
     psnr: Metric = _PSNR
     ssim: Metric = _SSIM
     lpips: tuple[str, int | None] | None = ("alex", None)  # network, and the size frames are resized to; None: no LPIPS
+    frechet_samples: int = 1  # predicted videos per real one in a Frechet distance; 0: the protocol has none
     norm: str = "eval mode"  # normalisation layers while predicting
     source: str = ""
 
@@ -87,6 +88,7 @@ _SVG = dict(
     best_by="ssim",
     ssim=_SSIM_SVG,
     lpips=None,
+    frechet_samples=0,
     norm="eval mode (the original predicts with batch statistics, so that its predictions depend on the batch)",
 )
 _MCVD = dict(
@@ -96,6 +98,7 @@ _MCVD = dict(
     n_videos=256,
     psnr=_PSNR_MCVD,
     lpips=("alex", 128),
+    frechet_samples=10,
 )
 _BAIR = dict(data="bair", test_set="bair", n_past=2, n_future=28)
 # The fixed set where a protocol has none of its own; svg-2018 never fixed one, so ours is.

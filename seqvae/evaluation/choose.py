@@ -1,0 +1,78 @@
+"""Which protocol a run is scored under, and on which test set."""
+
+import dataclasses
+
+from seqvae.config import DataConfig, RunConfig
+from seqvae.metrics.protocols import Protocol, find_protocol, own_protocol
+
+# What a run's data has to be for the published Moving MNIST test set to be its own.
+PUBLISHED_DIGITS = dict(glyphs="mnist", n_digits=2, deterministic=False, min_speed=0, max_speed=4)
+TEST_SEQ, TEST_SEQ_FRAMES = "mnist_test_seq", 20  # torchvision's MovingMNIST: name of the dataset, frames of a video
+OWN_SAMPLES, OWN_VIDEOS = 10, 64
+
+
+def choose_protocol(
+    cfg: RunConfig,
+    name: str,
+    *,
+    n_samples: int | None = None,
+    n_videos: int | None = None,
+    test_set: str | None = None,
+) -> Protocol:
+    """The protocol `name` for the run's data (auto: the published one it has, or else own).
+
+    Args:
+        n_samples, n_videos: asked for; `own` has as many as are.
+        test_set: TEST_SEQ, for `own`.
+
+    Raises:
+        ValueError: a protocol, test set or number of samples that does not fit the run.
+    """
+    data, deterministic = cfg.data, cfg.model.prior == "none"
+    if deterministic and n_samples not in (None, 1):
+        raise ValueError(f"--n-samples {n_samples}: a model without latent has one future per video; drop it")
+    published = published_protocol(data) if test_set is None else None
+    name = (published or "own") if name == "auto" else name
+    if name == "own":
+        sizes = (1 if deterministic else n_samples or OWN_SAMPLES, n_videos or OWN_VIDEOS)
+        if test_set is not None:
+            return _test_seq_protocol(data, *sizes)
+        return own_protocol(data.name, data.n_past, data.n_future, *sizes)
+    if published is None:
+        raise ValueError(
+            f"--protocol {name} is defined on 64-px stochastic Moving MNIST and on BAIR, and this run was trained on "
+            f"{data.name}, image-size {data.image_size}, {data.options()}; use --protocol own"
+        )
+    protocol = find_protocol(name, data.name)
+    return dataclasses.replace(protocol, n_samples=1) if deterministic else protocol
+
+
+def published_protocol(data: DataConfig) -> str | None:
+    """The protocol whose test set a run's data belongs to, if there is one: srvp-2020, or with SVG's digits SVG's."""
+    if data.name == "bair":
+        return "srvp-2020"
+    own_digits = {name: getattr(data, name) for name in PUBLISHED_DIGITS if getattr(data, name) is not None}
+    if data.name != "moving_mnist" or data.image_size != 64 or not own_digits.items() <= PUBLISHED_DIGITS.items():
+        return None
+    return "svg-2018" if data.digit_size == 32 else "srvp-2020"
+
+
+def test_set_of(protocol: Protocol, data: DataConfig) -> dict[str, object]:
+    """Arguments of load_dataset, but for the root: the protocol's test set, or the run's own test split."""
+    arguments = data.arguments()
+    del arguments["root"]
+    if protocol.test_set != data.name:
+        arguments = {name: value for name, value in arguments.items() if name not in data.options()}
+    arguments |= {"name": protocol.test_set, "seq_len": protocol.n_past + protocol.n_future} | protocol.options
+    return arguments if protocol.name == "own" else arguments | {"seed": 0}
+
+
+def _test_seq_protocol(data: DataConfig, n_samples: int, n_videos: int) -> Protocol:
+    """As many frames seen as the run sees, and all the rest of the file's 20 predicted."""
+    if data.name not in ("digits", "moving_mnist") or data.image_size != 64 or data.n_past >= TEST_SEQ_FRAMES:
+        raise ValueError(
+            f"--test-set {TEST_SEQ} holds 64-px Moving MNIST of {TEST_SEQ_FRAMES} frames, and this run was trained on "
+            f"{data.name}, image-size {data.image_size}, n-past {data.n_past}; drop it"
+        )
+    own = own_protocol(data.name, data.n_past, TEST_SEQ_FRAMES - data.n_past, n_samples, n_videos)
+    return dataclasses.replace(own, test_set=TEST_SEQ)

@@ -1,0 +1,135 @@
+"""From predictions and a list of protocols to files, pictures and text."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from seqvae.evaluation import bounds
+from seqvae.evaluation.prediction_file import writing
+from seqvae.evaluation.predictions import Predictions
+from seqvae.evaluation.report import write_report
+from seqvae.evaluation.results import Results
+from seqvae.evaluation.scores import Oracle, Scorer, score
+from seqvae.metrics import published
+from seqvae.metrics.frechet import FrechetDistance, VideoFeatures, i3d, r3d18
+from seqvae.metrics.protocols import Metric, Protocol, build_metrics, label
+
+
+@dataclass
+class Plan:
+    """One protocol on one set of predictions: what is counted, by which metrics, and where it goes."""
+
+    protocol: Protocol
+    n_samples: int
+    n_videos: int
+    out: Path
+    metrics: dict[str, Metric]
+    networks: list[VideoFeatures]
+    left_out: list[str]  # a sentence for each row that cannot be made
+    facts: dict[str, object] = field(default_factory=dict)  # of this protocol alone: bounds
+
+    @property
+    def name(self) -> str:
+        """To print: the protocol, and which part of it."""
+        return label(self.protocol, self.n_samples, self.n_videos)
+
+
+def make_plan(
+    protocol: Protocol,
+    n_samples: int,
+    n_videos: int,
+    out: Path,
+    *,
+    lpips: str,
+    fvd_weights: Path | None,
+    use_r3d18: bool,
+    device: torch.device,
+) -> Plan:
+    """Loads the networks that metrics need; what is missing becomes a sentence with the remedy.
+
+    Raises:
+        ValueError: more samples or videos than the protocol has, or weights that cannot be read.
+        FileNotFoundError: a weights file that was named and is not there.
+    """
+    label(protocol, n_samples, n_videos)  # raises
+    metrics, left_out = build_metrics(protocol, lpips, device)
+    networks: list[VideoFeatures] = []
+    if protocol.frechet_samples == 0:
+        left_out.append(f"FVD: left out, {protocol.name} defines none")
+    elif fvd_weights is not None:
+        networks.append(i3d(fvd_weights, device))
+    else:
+        left_out.append("FVD: left out, it needs a TorchScript I3D file: --fvd-weights FILE")
+    if use_r3d18 and protocol.frechet_samples:
+        try:
+            networks.append(r3d18(device))
+        except FileNotFoundError as error:
+            left_out.append(f"Frechet distance on r3d_18 features: left out, {error}")
+    return Plan(protocol, n_samples, n_videos, out, metrics, networks, left_out)
+
+
+def execute(
+    predictions: Predictions,
+    plans: Sequence[Plan],
+    facts: dict[str, object],
+    *,
+    batch_size: int,
+    device: torch.device,
+    oracle: Oracle | None = None,
+    save: Path | None = None,
+    formats: Sequence[str] = ("gif",),
+    scale: int | None = None,
+) -> list[str]:
+    """Scores one set of predictions under every plan, in one pass; writes and draws.
+
+    Args:
+        facts: JSON values for metrics.json and for the file: what made the predictions.
+        save: keep the predictions in this file.
+        formats, scale: of moving pictures.
+
+    Returns:
+        Lines for the terminal.
+    """
+    scorers = [
+        Scorer(p.protocol, p.metrics, p.n_samples, p.n_videos, [FrechetDistance(network) for network in p.networks])
+        for p in plans
+    ]
+    kept = {**facts, "protocols": {p.protocol.name: {"n_samples": p.protocol.n_samples, **p.facts} for p in plans}}
+    with writing(save, predictions, kept) if save is not None else contextlib.nullcontext() as writer:
+        score(predictions, scorers, batch_size=batch_size, device=device, oracle=oracle, writer=writer)
+    lines = [f"wrote {save}"] if save is not None else []
+    for p, scorer in zip(plans, scorers):
+        results = Results(scorer)
+        frechet = {d.features.name: d.result()._asdict() | {"sha256": d.features.sha256} for d in scorer.frechet}
+        rows = published.published_rows(p.protocol.name, p.protocol.data)
+        whole = {
+            **facts,
+            "protocol": p.name,
+            "definitions": p.protocol.definitions(),
+            "n_samples": p.n_samples,
+            "n_videos": p.n_videos,
+            "test_set": {"name": p.protocol.test_set, "sha256": scorer.content_hash},
+            "frechet": frechet,
+            "left_out": p.left_out,
+            "published": published.to_json(rows),
+            **p.facts,
+        }
+        results.write(p.out, whole)
+        results.draw(p.out, formats=formats, scale=scale)
+        write_report(p.out / "report.html", [p.out])
+        lines += ["", *results.table(p.name)]
+        for distance in scorer.frechet:
+            result = frechet[distance.features.name]
+            floor = "" if result["floor"] is None else f"; real against real, half as many: {result['floor']:.1f}"
+            lines.append(f"{distance.features.name}: {result['distance']:.1f} ({distance.features.definition}{floor})")
+            lines += [f"  {result['warning']}"] if result["warning"] else []
+        lines += [*p.left_out, f"test set: {p.protocol.test_set}, SHA-256 {scorer.content_hash}"]
+        if "bounds" in whole:
+            lines += ["", *bounds.describe(whole, p.n_videos)]
+        table = published.published_table(p.protocol.name, p.protocol.data)
+        lines += ["", *table] if table else []
+        lines.append(f"wrote {p.out}")
+    return lines

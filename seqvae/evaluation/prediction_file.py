@@ -1,0 +1,211 @@
+"""Predictions in one HDF5 file, ours or another program's: scored again without the model or a GPU.
+
+docs/predictions.md describes the format for other programs. In short (V videos, N samples, T frames, F = T - n_past):
+
+    truth            (V, T, C, H, W) uint8      the test videos, context and future
+    samples          (V, N, F, C, H, W) uint8   predicted futures
+    posterior        (V, F, C, H, W) uint8      optional: reconstructions of the future
+    sigma            (V, N, F, c, h, w) float16 optional: decoder's sigma, c h w being C H W or 1 1 1
+    posterior_sigma  (V, F, c, h, w) float16    optional
+    mean_image       (C, H, W) float32          optional: mean frame of the training set, [0, 1]
+
+Attributes: format ("seqvae predictions"), version (1), n_past, and optionally the JSON string `facts`.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from seqvae.evaluation.predictions import Predictions, array
+
+FORMAT, VERSION = "seqvae predictions", 1
+# A chunk is one video or one of its futures; the checksum of each finds damage that gzip alone would pass.
+STORAGE = {"compression": "gzip", "compression_opts": 4, "fletcher32": True}
+OPTIONAL = {"posterior": ("V", "F", "C", "H", "W"), "mean_image": ("C", "H", "W")}
+
+
+class DamagedPredictions(ValueError):
+    """Frames of a file that cannot be read, or sigmas that are none."""
+
+
+class SavedPredictions(Predictions):
+    """A file's predictions; frames are read when they are asked for.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no predictions file, truncated, damaged, or of a wrong shape, dtype or range; one line that says
+            what was found and what was expected. Damage inside the frames is a DamagedPredictions when they are read.
+    """
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self.path, self.device = Path(path), device
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{path} is no file; expected predictions that --save-predictions wrote")
+        try:
+            self.file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise ValueError(f"{path} is no whole HDF5 file ({str(error).splitlines()[0]}); write it again") from None
+        attributes = {
+            name: value.item() if np.isscalar(value) and hasattr(value, "item") else value
+            for name, value in self.file.attrs.items()
+        }
+        if (attributes.get("format"), attributes.get("version")) != (FORMAT, VERSION):
+            found = ", ".join(f"{name} {attributes.get(name)!r}" for name in ("format", "version"))
+            raise ValueError(f"{path} has {found}, expected format {FORMAT!r}, version {VERSION}")
+        truth, samples = (self._dataset(name, np.uint8, ndim) for name, ndim in (("truth", 5), ("samples", 6)))
+        n_past = attributes.get("n_past")
+        if not isinstance(n_past, int) or not 1 <= n_past < truth.shape[1]:
+            raise ValueError(f"{path}: n_past is {n_past!r}, expected an integer in [1, {truth.shape[1] - 1}]")
+        self.n_past, self.n_future = n_past, truth.shape[1] - n_past
+        self.n_videos, self.n_samples = samples.shape[:2]
+        frame = truth.shape[2:]
+        if frame[0] not in (1, 3) or 0 in (*truth.shape, *samples.shape):
+            raise ValueError(
+                f"{path}: truth is {truth.shape}, expected (V, T, C, H, W) with C 1 or 3 and nothing empty"
+            )
+        sizes = {"V": truth.shape[0], "F": self.n_future, "C": frame[0], "H": frame[1], "W": frame[2]}
+        self._check_shape("samples", (sizes["V"], self.n_samples, self.n_future, *frame))
+        for name, letters in OPTIONAL.items():
+            if name in self.file:
+                self._dataset(name, np.float32 if name == "mean_image" else np.uint8, len(letters))
+                self._check_shape(name, tuple(sizes[letter] for letter in letters))
+        for name, lead in (("sigma", samples.shape[:3]), ("posterior_sigma", (sizes["V"], self.n_future))):
+            if name in self.file:
+                shape = self._dataset(name, np.float16, len(lead) + 3).shape
+                if shape not in ((*lead, *frame), (*lead, 1, 1, 1)):
+                    raise ValueError(f"{path}: {name} is {shape}, expected {(*lead, *frame)} or {(*lead, 1, 1, 1)}")
+        self.mean_image = None
+        if "mean_image" in self.file:
+            self.mean_image = torch.from_numpy(self._read("mean_image", ...))
+            if not ((self.mean_image >= 0) & (self.mean_image <= 1)).all():
+                raise ValueError(f"{path}: mean_image has values outside [0, 1], or NaN; pixels are in [0, 1]")
+        self.facts: dict = self._facts(attributes.get("facts", "{}"))
+        self.one_sigma = self._sigma_attribute(attributes.get("sigma"))
+
+    def truth(self, videos: range) -> Tensor:
+        return torch.from_numpy(self._read("truth", np.s_[videos.start : videos.stop]))
+
+    def futures(self, videos: range, samples: range) -> tuple[Tensor, Tensor | None]:
+        index = np.s_[videos.start : videos.stop, samples.start : samples.stop]
+        return self._frames("samples", index).transpose(0, 1), self._sigma("sigma", index, lambda x: x.transpose(0, 1))
+
+    def posterior(self, videos: range) -> tuple[Tensor, Tensor | None] | None:
+        if "posterior" not in self.file:
+            return None
+        index = np.s_[videos.start : videos.stop]
+        return self._frames("posterior", index), self._sigma("posterior_sigma", index, lambda x: x)
+
+    def _frames(self, name: str, index) -> Tensor:
+        return torch.from_numpy(self._read(name, index)).to(self.device)
+
+    def _sigma(self, name: str, index, arrange) -> Tensor | None:
+        if name not in self.file:
+            return self.one_sigma
+        sigma = arrange(torch.from_numpy(self._read(name, index)).to(self.device).float())
+        if not ((sigma > 0) & sigma.isfinite()).all():
+            raise DamagedPredictions(f"{self.path}: {name} has values that are not finite and > 0")
+        return sigma
+
+    def _read(self, name: str, index) -> np.ndarray:
+        try:
+            return self.file[name][index]
+        except OSError as error:
+            raise DamagedPredictions(
+                f"{self.path}: {name} is damaged ({str(error).splitlines()[0]}); write it again"
+            ) from None
+
+    def _dataset(self, name: str, dtype: type, ndim: int) -> h5py.Dataset:
+        found = self.file.get(name)
+        what = f"{found.shape} {found.dtype}" if isinstance(found, h5py.Dataset) else "missing"
+        if what == "missing" or found.dtype != dtype or found.ndim != ndim:
+            raise ValueError(f"{self.path}: {name} is {what}, expected {ndim} axes of {np.dtype(dtype)}")
+        return found
+
+    def _check_shape(self, name: str, expected: tuple[int, ...]) -> None:
+        if self.file[name].shape != expected:
+            raise ValueError(f"{self.path}: {name} is {self.file[name].shape}, expected {expected} beside truth")
+
+    def _facts(self, text: str) -> dict:
+        try:
+            facts = json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.path}: the attribute facts is no JSON ({error})") from None
+        if not isinstance(facts, dict):
+            raise ValueError(f"{self.path}: the attribute facts is {type(facts).__name__}, expected a JSON object")
+        return facts
+
+    def _sigma_attribute(self, sigma: object) -> Tensor | None:
+        if sigma is None:
+            return None
+        if not isinstance(sigma, int | float) or not 0 < sigma < np.inf:
+            raise ValueError(f"{self.path}: the attribute sigma is {sigma!r}, expected a number > 0")
+        return torch.tensor(sigma, dtype=torch.float64, device=self.device)
+
+
+class Writer:
+    """Takes what is predicted while it is scored."""
+
+    def __init__(self, file: h5py.File, predictions: Predictions) -> None:
+        self.file, self.predictions = file, predictions
+
+    def add_truth(self, videos: range, truth: Tensor) -> None:
+        """truth: (B, T, C, H, W) uint8."""
+        self._put("truth", np.s_[videos.start : videos.stop], truth, lead=1)
+
+    def add_futures(self, videos: range, samples: range, frames: Tensor, sigma: Tensor | None) -> None:
+        """frames: (n, B, F, C, H, W) uint8."""
+        index = np.s_[videos.start : videos.stop, samples.start : samples.stop]
+        self._put("samples", index, frames.transpose(0, 1), lead=2)
+        self._put_sigma("sigma", index, sigma if sigma is None or not sigma.ndim else sigma.transpose(0, 1), lead=2)
+
+    def add_posterior(self, videos: range, frames: Tensor, sigma: Tensor | None) -> None:
+        """frames: (B, F, C, H, W) uint8."""
+        index = np.s_[videos.start : videos.stop]
+        self._put("posterior", index, frames, lead=1)
+        self._put_sigma("posterior_sigma", index, sigma, lead=1)
+
+    def _put_sigma(self, name: str, index, sigma: Tensor | None, lead: int) -> None:
+        if sigma is not None and sigma.ndim == 0:
+            self.file.attrs["sigma"] = sigma.item()
+        elif sigma is not None:
+            self._put(name, index, sigma.half(), lead)
+
+    def _put(self, name: str, index, values: Tensor, lead: int) -> None:
+        if name not in self.file:
+            first = (self.predictions.n_videos, self.predictions.n_samples)[:lead]
+            rest = tuple(values.shape[lead:])
+            chunks = (*(1 for _ in first), *rest)
+            self.file.create_dataset(name, (*first, *rest), array(values[:0]).dtype, chunks=chunks, **STORAGE)
+        self.file[name][index] = array(values)
+
+
+@contextmanager
+def writing(path: Path, predictions: Predictions, facts: dict[str, object]) -> Iterator[Writer]:
+    """A file that is there when the block has ended well, and not there otherwise; OSError if it cannot be written.
+
+    Args:
+        facts: JSON values to keep with the frames: what made them, and what only the model can say.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with h5py.File(partial, "w") as file:
+                file.attrs.update(format=FORMAT, version=VERSION, n_past=predictions.n_past, facts=json.dumps(facts))
+                if predictions.mean_image is not None:
+                    file["mean_image"] = array(predictions.mean_image.float())
+                yield Writer(file, predictions)
+        except RuntimeError as error:  # what h5py makes of a disk that fills up while it closes
+            if "HDF5" not in str(error) and "h5" not in str(error).lower():
+                raise
+            raise OSError(None, str(error).splitlines()[0], str(path)) from error
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

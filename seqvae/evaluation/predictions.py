@@ -1,0 +1,103 @@
+"""Predicted futures of test videos as 8-bit videos, straight from a model or out of a file (`prediction_file`).
+
+Letters: N samples, V videos, B of them at once, T frames in all, F predicted ones. Predictions are rounded to bytes, as
+the truth is and as any stored video is, so that what is scored can be saved, and scored again elsewhere.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from seqvae.gaussian import keyed_noise
+from seqvae.model import SequenceVAE
+from seqvae.training.trainer import as_float
+
+POSTERIOR_KEY = 2**32  # number of the first posterior sample, so that its noise is none of the predictions'
+ROLLOUT_ROWS = 256  # samples x videos predicted at once: bounds the memory, changes no number
+
+
+class Predictions(ABC):
+    """N futures of each of V videos. Every array of a video is a function of the video alone, not of its batch.
+
+    Sigmas are the decoder's, in pixels in [0, 1], float32 rounded through float16, broadcastable to the frames beside
+    them; a scalar, rounded nowhere, where the decoder has one sigma; None where it has none.
+    """
+
+    n_past: int
+    n_future: int
+    n_samples: int
+    n_videos: int
+    mean_image: Tensor | None  # (C, H, W) float32 in [0, 1], mean frame of the training set, if known
+
+    @abstractmethod
+    def truth(self, videos: range) -> Tensor:
+        """(B, T, C, H, W) uint8, context and future."""
+
+    @abstractmethod
+    def futures(self, videos: range, samples: range) -> tuple[Tensor, Tensor | None]:
+        """(n, B, F, C, H, W) uint8, and sigma."""
+
+    @abstractmethod
+    def posterior(self, videos: range) -> tuple[Tensor, Tensor | None] | None:
+        """(B, F, C, H, W) uint8, the model's reconstruction of the frames to predict, and sigma; None if not known."""
+
+    def chunks(self, n_videos: int) -> list[range]:
+        """Samples in portions for n_videos at once; even portions, so that pairs of samples stay together."""
+        at_once = max(2, ROLLOUT_ROWS // n_videos // 2 * 2)
+        return [range(i, min(i + at_once, self.n_samples)) for i in range(0, self.n_samples, at_once)]
+
+
+class ModelPredictions(Predictions):
+    """What a model predicts. Noise is keyed by (seed, video, sample)."""
+
+    def __init__(
+        self,
+        model: SequenceVAE,
+        clips: Dataset,
+        *,
+        n_past: int,
+        n_future: int,
+        n_samples: int,
+        n_videos: int,
+        seed: int,
+        device: torch.device,
+        mean_image: Tensor | None,
+    ) -> None:
+        self.model, self.clips, self.seed, self.device, self.mean_image = model, clips, seed, device, mean_image
+        self.n_past, self.n_future, self.n_samples, self.n_videos = n_past, n_future, n_samples, n_videos
+
+    def truth(self, videos: range) -> Tensor:
+        return torch.stack([self.clips[i][: self.n_past + self.n_future] for i in videos])
+
+    def futures(self, videos: range, samples: range) -> tuple[Tensor, Tensor | None]:
+        context = as_float(self.truth(videos)[:, : self.n_past], self.device)
+        frames, sigma = self.model.predict(context, self.n_future, self._noise(videos, samples))
+        return as_bytes(frames), rounded(sigma)
+
+    def posterior(self, videos: range) -> tuple[Tensor, Tensor | None]:
+        video = as_float(self.truth(videos), self.device)
+        params = self.model(video, self._noise(videos, [POSTERIOR_KEY]), self.n_past).params[0, :, self.n_past - 1 :]
+        likelihood = self.model.likelihood
+        return as_bytes(likelihood.mean(params)), rounded(likelihood.sigma(params))
+
+    def _noise(self, videos: range, samples: Sequence[int]) -> Tensor:
+        steps = self.n_past - 1 + self.n_future
+        return keyed_noise(self.seed, videos, samples, steps, self.model.z_dim).to(self.device)
+
+
+def as_bytes(frames: Tensor) -> Tensor:
+    """[0, 1] -> uint8, rounded to the nearest."""
+    return (255 * frames).round().byte()
+
+
+def rounded(sigma: Tensor | None) -> Tensor | None:
+    """A sigma of each frame as a file holds it; one sigma for all stays as it is."""
+    return sigma if sigma is None or sigma.ndim == 0 else sigma.half().float()
+
+
+def array(frames: Tensor) -> np.ndarray:
+    return frames.cpu().numpy()

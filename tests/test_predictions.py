@@ -1,0 +1,340 @@
+"""Saved predictions score as the model's own do, other programs' too, and bad files are one-line errors."""
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio
+from torch.distributions import Categorical, MixtureSameFamily, Normal
+
+import evaluate
+import train
+from seqvae.evaluation import predictions as predictions_module
+from seqvae.evaluation.prediction_file import SavedPredictions, writing
+from seqvae.evaluation.predictions import Predictions
+from seqvae.evaluation.results import Results
+from seqvae.evaluation.scores import Scorer, score
+from seqvae.metrics.protocols import own_protocol
+from tests.test_evaluate_cli import trained  # noqa: F401
+from tests.test_train_cli import SIGMA, TINY, without
+
+CPU = torch.device("cpu")
+MEASURED = (
+    "protocol definitions n_samples n_videos test_set frechet results best_of_n oracle_best_of_n diversity calibration "
+    "bounds geco sigma step seed published"
+).split()
+
+
+class Made(Predictions):
+    """Futures and sigmas made up: 5 videos, 7 samples, 2 frames seen, 3 predicted, 12 px."""
+
+    def __init__(self, sigma: str | None = None, channels: int = 1) -> None:
+        self.n_past, self.n_future, self.n_samples, self.n_videos = 2, 3, 7, 5
+        generator = torch.Generator().manual_seed(0)
+        frame = (channels, 12, 12)
+
+        def bytes_(*shape: int) -> torch.Tensor:
+            return torch.randint(60, 200, shape, generator=generator).byte()
+
+        self.video, self.samples = bytes_(5, 5, *frame), bytes_(7, 5, 3, *frame)
+        self.drawn, self.mean_image = bytes_(5, 3, *frame), torch.rand(frame, generator=generator)
+        shapes = {None: None, "one": (), "image": (1, 1, 1), "pixel": frame}
+        self.sigma = self.posterior_sigma = None
+        if sigma == "one":
+            self.sigma = self.posterior_sigma = torch.tensor(0.1234567, dtype=torch.float64)
+        elif sigma is not None:
+            rest = shapes[sigma]
+            self.sigma = (0.1 + 0.2 * torch.rand(7, 5, 3, *rest, generator=generator)).half().float()
+            self.posterior_sigma = (0.1 + 0.2 * torch.rand(5, 3, *rest, generator=generator)).half().float()
+
+    def truth(self, videos):
+        return self.video[list(videos)]
+
+    def futures(self, videos, samples):
+        part = self.samples[samples.start : samples.stop][:, list(videos)]
+        per_frame = self.sigma is not None and self.sigma.ndim
+        return part, self.sigma[samples.start : samples.stop][:, list(videos)] if per_frame else self.sigma
+
+    def posterior(self, videos):
+        per_frame = self.sigma is not None and self.sigma.ndim
+        return self.drawn[list(videos)], self.posterior_sigma[list(videos)] if per_frame else self.posterior_sigma
+
+
+def scored(predictions: Predictions, batch_size: int = 2, **options) -> Results:
+    protocol = own_protocol("made", 2, 3, 7, 5)
+    scorer = Scorer(protocol, {"psnr": protocol.psnr, "ssim": protocol.ssim}, 7, 5)
+    score(predictions, [scorer], batch_size=batch_size, device=CPU, **options)
+    return Results(scorer)
+
+
+@pytest.mark.parametrize("sigma", [None, "one", "image", "pixel"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_file_gives_the_same_frames_and_the_same_numbers(sigma, channels, tmp_path):
+    made = Made(sigma, channels)
+    with writing(tmp_path / "p.h5", made, {"source": "test"}) as writer:
+        direct = scored(made, writer=writer).as_json()
+    saved = SavedPredictions(tmp_path / "p.h5", CPU)
+    assert saved.facts == {"source": "test"}
+    for batch_size in (1, 5):
+        assert scored(saved, batch_size).as_json() == direct
+    assert ("calibration" in direct) == (sigma is not None)
+    assert [p.name for p in tmp_path.iterdir()] == ["p.h5"]
+
+
+def test_no_number_depends_on_batches_or_chunks(monkeypatch):
+    expected = scored(Made("pixel"), 5).as_json()
+    monkeypatch.setattr(predictions_module, "ROLLOUT_ROWS", 2)
+    found = scored(Made("pixel"), 2).as_json()
+    np.testing.assert_equal(found.keys(), expected.keys())
+
+    def compare(a, b):
+        if isinstance(a, dict):
+            assert a.keys() == b.keys()
+            for key in a:
+                compare(a[key], b[key])
+        elif not isinstance(a, str):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+
+    compare(found, expected)
+
+
+@pytest.mark.parametrize("sigma", ["one", "image", "pixel"])
+def test_calibration_is_that_of_the_mixture_written_out(sigma):
+    made, found = Made(sigma), scored(Made(sigma)).calibration
+    truth = made.video[:, 2:].double() / 255
+    centres = made.samples.double() / 255  # (7, 5, 3, 1, 12, 12)
+    sigmas = made.sigma.double().expand(centres.shape)
+    mixture = MixtureSameFamily(
+        Categorical(torch.ones(7)), Normal(centres.movedim(0, -1), sigmas.movedim(0, -1), validate_args=False)
+    )
+    ratio = ((truth - centres) / sigmas).square().mean((0, 3, 4, 5))
+    np.testing.assert_allclose(found["prediction"].ratio, ratio, rtol=1e-5)
+    below = mixture.cdf(truth)
+    for level in (0.5, 0.9):
+        inside = (below > (1 - level) / 2) & (below < (1 + level) / 2)
+        np.testing.assert_allclose(found["prediction"].coverage[level], inside.double().mean((2, 3, 4)), atol=1e-9)
+    drawn, sigmas = made.drawn.double() / 255, made.posterior_sigma.double().expand(truth.shape)
+    np.testing.assert_allclose(found["posterior"].ratio, ((truth - drawn) / sigmas).square().mean((2, 3, 4)), rtol=1e-5)
+
+
+def test_a_calibrated_decoder_has_ratio_one_and_covers_its_levels():
+    made = Made("one")
+    generator = torch.Generator().manual_seed(1)
+    made.video = torch.full((5, 5, 1, 64, 64), 128).byte()
+    made.sigma = made.posterior_sigma = torch.tensor(20 / 255, dtype=torch.float64)
+    noise = 20 * torch.randn(5, 3, 1, 64, 64, generator=generator)
+    made.samples = (128 + noise).round().byte().expand(7, 5, 3, 1, 64, 64)
+    made.drawn, made.mean_image = made.samples[0], torch.zeros(1, 64, 64)
+    found = scored(made).calibration
+    for kind in ("prediction", "posterior"):
+        np.testing.assert_allclose(found[kind].ratio, 1, atol=0.08)
+        for level in (0.5, 0.9):
+            np.testing.assert_allclose(found[kind].coverage[level], level, atol=0.04)
+
+
+def test_diversity_is_the_mean_over_all_pairs_of_samples():
+    samples = Made().samples.double() / 255
+    pairs = [(samples[i] - samples[j]).square().mean((2, 3, 4)) for i in range(7) for j in range(i)]
+    np.testing.assert_allclose(scored(Made()).diversity["mse"], torch.stack(pairs).mean(0), rtol=1e-12)
+
+
+def test_protocols_that_share_predictions_score_as_each_alone():
+    short, whole = own_protocol("made", 2, 2, 4, 3), own_protocol("made", 2, 3, 7, 5)
+
+    def results(protocols) -> list[dict]:
+        scorers = [Scorer(p, {"psnr": p.psnr, "ssim": p.ssim}, p.n_samples, p.n_videos) for p in protocols]
+        score(Made("one"), scorers, batch_size=2, device=CPU)
+        return [Results(scorer).as_json() | {"hash": scorer.content_hash} for scorer in scorers]
+
+    both = results([short, whole])
+    assert both == results([short]) + results([whole])
+    assert both[0]["hash"] != both[1]["hash"] and list(both[0]["best_of_n"]["psnr"]) == [1, 2, 4]
+
+
+def metrics(folder: Path) -> dict:
+    found = json.loads((folder / "metrics.json").read_text())
+    return {name: found[name] for name in MEASURED if name in found}
+
+
+def test_a_saved_run_is_scored_again_without_the_model(trained, tmp_path, capsys):  # noqa: F811
+    run_dir = tmp_path / "run"
+    shutil.copytree(trained, run_dir)
+    few = ["--n-videos", "3", "--n-samples", "4", "--save-predictions", "--batch-size", "2"]
+    assert evaluate.main([str(run_dir), *few]) == 0
+    direct, again = run_dir / "evaluation" / "own", tmp_path / "again"
+    file = tmp_path / "moved.h5"
+    (direct / "predictions.h5").rename(file)
+    shutil.rmtree(run_dir / "checkpoints")
+    assert evaluate.main(["--from-predictions", str(file), "--out", str(again)]) == 0
+    assert metrics(again) == metrics(direct) and "calibration" in metrics(direct)
+    names = {p.relative_to(direct) for p in direct.rglob("*") if p.is_file()}
+    assert names == {p.relative_to(again) for p in again.rglob("*") if p.is_file()}
+    for name in names:
+        if name.suffix in (".gif", ".png", ".csv"):
+            assert (again / name).read_bytes() == (direct / name).read_bytes(), name
+    report = json.loads((again / "metrics.json").read_text())
+    assert report["predictions"]["file"] == str(file) and report["config"]["data"]["name"] == "digits"
+    assert evaluate.main(["--from-predictions", str(file), "--n-samples", "5"]) == 2
+    assert f"--n-samples 5: {file} has 4" in capsys.readouterr().err
+    assert evaluate.main(["--from-predictions", str(file), "--n-samples", "2"]) == 0
+    assert (tmp_path / "moved" / "own" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("decoder", ["per-pixel-sigma", "per-image-sigma", "bernoulli"])
+def test_every_kind_of_sigma_goes_through_the_file(decoder, tmp_path):
+    run_dir, out = tmp_path / "run", tmp_path / "out"
+    command = [*SIGMA, "--likelihood.name", decoder, "--run-dir", str(run_dir)]
+    assert train.main(command) == 0
+    few = ["--n-videos", "3", "--n-samples", "3", "--n-importance", "1"]
+    assert evaluate.main([str(run_dir), *few, "--save-predictions"]) == 0
+    direct = run_dir / "evaluation" / "own"
+    assert evaluate.main(["--from-predictions", str(direct / "predictions.h5"), "--out", str(out)]) == 0
+    assert metrics(out) == metrics(direct) and ("calibration" in metrics(out)) == (decoder != "bernoulli")
+
+
+def test_published_protocols_and_the_oracle_are_scored_from_one_file(tmp_path, mnist_root, capsys):
+    small = without(without(TINY, "--data.digit-size"), "--data.image-size")
+    run_dir = tmp_path / "run"
+    command = ["smmnist-sigma", *small, "--data.root", str(mnist_root), "--run-dir", str(run_dir)]
+    assert train.main([*command, "--optim.steps", "1"]) == 0
+    few = ["--n-videos", "2", "--n-samples", "3", "--n-importance", "1"]
+    assert evaluate.main([str(run_dir), *few, "--protocol", "srvp-2020", "mcvd-2022", "--save-predictions"]) == 0
+    home = run_dir / "evaluation"
+    assert len(list(home.rglob("*.h5"))) == 1, "one set of predictions for both"
+    file = home / "srvp-2020" / "predictions.h5"
+    assert evaluate.main(["--from-predictions", str(file), "--out", str(tmp_path / "again")]) == 0
+    assert evaluate.main([str(run_dir), *few, "--protocol", "mcvd-2022", "--out", str(tmp_path / "alone")]) == 0
+    for name in ("srvp-2020", "mcvd-2022"):
+        assert metrics(tmp_path / "again" / name) == metrics(home / name) and "oracle_best_of_n" in metrics(home / name)
+    assert metrics(tmp_path / "alone") == metrics(home / "mcvd-2022")
+    capsys.readouterr()
+    assert evaluate.main(["--from-predictions", str(file), "--protocol", "svg-2018"]) == 2
+    assert "svg-2018 counts 5 and 25; use --protocol own" in capsys.readouterr().err
+
+    with h5py.File(file, "r+") as stored:
+        stored["truth"][1, 3] = 7
+    assert evaluate.main(["--from-predictions", str(file)]) == 2
+    assert "video 1 is not that of smmnist_srvp" in capsys.readouterr().err
+    assert evaluate.main(["--from-predictions", str(file), "--data-root", str(tmp_path)]) == 0, "no MNIST to compare"
+    assert "its videos were not compared with smmnist_srvp" in capsys.readouterr().out
+
+
+def foreign(path: Path, **changes) -> Path:
+    """Another program's file: no more than the format asks for. A change is an array, or None to leave it out."""
+    rng = np.random.default_rng(0)
+    content = {
+        "truth": rng.integers(256, size=(2, 5, 1, 32, 32), dtype=np.uint8),
+        "samples": rng.integers(256, size=(2, 3, 3, 1, 32, 32), dtype=np.uint8),
+    }
+    attributes = {"format": "seqvae predictions", "version": 1, "n_past": 2}
+    with h5py.File(path, "w") as file:
+        for name, value in ((content | attributes) | changes).items():
+            if value is not None:
+                (file if name in content or isinstance(value, np.ndarray) else file.attrs)[name] = value
+    return path
+
+
+def test_another_programs_predictions_are_scored(tmp_path, capsys):
+    path = foreign(tmp_path / "theirs.h5", facts=json.dumps({"source": "another program 1.0"}))
+    assert evaluate.main(["--from-predictions", str(path)]) == 0
+    report = json.loads((tmp_path / "theirs" / "own" / "metrics.json").read_text())
+    assert report["predictions"]["source"] == "another program 1.0" and "bounds" not in report
+    with h5py.File(path) as file:
+        truth, samples = file["truth"][:], file["samples"][:]
+    psnr = [
+        [np.mean([peak_signal_noise_ratio(t, f) for t, f in zip(truth[v, 2:], s)]) for s in samples[v]] for v in (0, 1)
+    ]
+    assert report["results"]["best"]["psnr"]["mean"] == pytest.approx(np.max(psnr, 1).mean(), abs=1e-4)
+    assert report["results"]["mean"]["psnr"]["mean"] == pytest.approx(np.mean(psnr), abs=1e-4)
+    assert not {"posterior", "mean training image"} & report["results"].keys()
+    assert evaluate.main(["--from-predictions", str(path), "--protocol", "srvp-2020"]) == 2
+    assert "does not say which data it predicts" in capsys.readouterr().err
+
+
+ZEROS = np.zeros((2, 5, 1, 32, 32), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"truth": None}, "truth is missing, expected 5 axes of uint8"),
+        ({"truth": ZEROS[0]}, "truth is (5, 1, 32, 32) uint8, expected 5 axes of uint8"),
+        ({"truth": ZEROS / 255}, "truth is (2, 5, 1, 32, 32) float64, expected 5 axes of uint8"),
+        ({"truth": ZEROS[:, :, [0, 0]]}, "expected (V, T, C, H, W) with C 1 or 3"),
+        ({"truth": ZEROS[:1]}, "samples is (2, 3, 3, 1, 32, 32), expected (1, 3, 3, 1, 32, 32) beside truth"),
+        ({"truth": ZEROS[..., :16]}, "samples is (2, 3, 3, 1, 32, 32), expected (2, 3, 3, 1, 32, 16) beside truth"),
+        ({"samples": np.zeros((2, 0, 3, 1, 32, 32), np.uint8)}, "nothing empty"),
+        ({"samples": np.full((2, 3, 3, 1, 32, 32), np.nan)}, "float64, expected 6 axes of uint8"),
+        ({"posterior": ZEROS}, "posterior is (2, 5, 1, 32, 32), expected (2, 3, 1, 32, 32) beside truth"),
+        ({"mean_image": np.full((1, 32, 32), np.nan, np.float32)}, "mean_image has values outside [0, 1], or NaN"),
+        ({"mean_image": np.full((1, 32, 32), 255, np.float32)}, "mean_image has values outside [0, 1], or NaN"),
+        ({"n_past": 5}, "n_past is 5, expected an integer in [1, 4]"),
+        ({"n_past": None}, "n_past is None"),
+        ({"version": 2}, "version 2, expected format 'seqvae predictions', version 1"),
+        ({"format": None}, "format None"),
+        ({"sigma": -1.0}, "the attribute sigma is -1.0, expected a number > 0"),
+        ({"sigma": np.ones((2, 3, 3, 1, 32, 16), np.float16)}, "sigma is (2, 3, 3, 1, 32, 16), expected"),
+        ({"sigma": np.full((2, 3, 3, 1, 1, 1), np.nan, np.float16)}, "sigma has values that are not finite and > 0"),
+        ({"facts": "no json"}, "the attribute facts is no JSON"),
+        ({"facts": "[1]"}, "the attribute facts is list, expected a JSON object"),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_what_is_wrong(changes, words, tmp_path, capsys):
+    path = foreign(tmp_path / "theirs.h5", **changes)
+    assert evaluate.main(["--from-predictions", str(path), "--out", str(tmp_path / "out")]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("evaluate.py:")]
+    assert words in line and str(path) in line
+
+
+def test_a_truncated_damaged_or_missing_file_is_one_line(tmp_path, capsys):
+    made, path = Made("one"), tmp_path / "p.h5"
+    with writing(path, made, {}) as writer:
+        scored(made, writer=writer)
+    content = path.read_bytes()
+    with h5py.File(path) as file:
+        chunk = file["samples"].id.get_chunk_info(4)
+    damaged = bytearray(content)
+    damaged[chunk.byte_offset + chunk.size // 2] ^= 0xFF
+    for broken, words in (
+        (content[: len(content) // 2], "is no whole HDF5 file"),
+        (b"", "is no whole HDF5 file"),
+        (b"text", "is no whole HDF5 file"),
+        (bytes(damaged), "samples is damaged"),
+    ):
+        path.write_bytes(broken)
+        assert evaluate.main(["--from-predictions", str(path), "--out", str(tmp_path / "out")]) == 2
+        assert words in capsys.readouterr().err
+    assert evaluate.main(["--from-predictions", str(tmp_path / "none.h5")]) == 2
+    assert "none.h5 is no file" in capsys.readouterr().err
+
+
+def test_a_failure_leaves_no_half_file(tmp_path):
+    with pytest.raises(KeyboardInterrupt), writing(tmp_path / "p.h5", Made(), {}) as writer:
+        writer.add_truth(range(2), Made().video[:2])
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["RUN", "--from-predictions", "x.h5"], "runs and --from-predictions at once"),
+        ([], "nothing to evaluate"),
+        (["--from-predictions", "x.h5", "--save-predictions"], "--save-predictions is about a model"),
+        (["--from-predictions", "x.h5", "--seed", "3"], "--seed is about a model"),
+        (["RUN", "--gif-scale", "0"], "--gif-scale must be >= 1, got 0"),
+        (["RUN", "--clip", "a.gif", "--save-predictions"], "--save-predictions is about a test set"),
+        (["RUN", "--test-set", "mnist_test_seq", "--protocol", "srvp-2020"], "is scored under own, not srvp-2020"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(flags, words, capsys):
+    try:
+        code = evaluate.main(flags)
+    except SystemExit as end:
+        code = end.code
+    text = " ".join("".join(capsys.readouterr()).replace("│", " ").split())
+    assert code == 2 and words in text and "Traceback" not in text
