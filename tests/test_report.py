@@ -157,9 +157,10 @@ def test_the_table_holds_the_numbers_of_metrics_json_with_their_intervals(tmp_pa
 def test_the_headline_says_how_the_model_stands_beside_baselines_and_simulator(tmp_path):
     text = re.sub(r"\s+", " ", report(tmp_path, evaluation(tmp_path / "a", facts())).text)
     assert "Shown 2 frames of a video, the model draws the next 6: 5 futures for each of 4 test videos" in text
-    assert "A typical future has a PSNR of 18.25 dB: 2.75 dB better than the average of the frames seen" in text
+    assert "A typical future scores 18.25 dB in PSNR: 2.75 dB better than the average of the frames seen" in text
     assert "and 5.50 dB better than black frames" in text
-    assert "The best of 5 has 20.50 dB: 3.00 dB worse than the true simulator, the ceiling (23.50 dB)" in text
+    assert "The best of 5 scores 20.50 dB: 3.00 dB worse than the true simulator, the ceiling (23.50 dB)" in text
+    assert "A typical future scores 0.1096 in LPIPS: 0.0194 better than the average of the frames seen" in text
     bad = facts()
     bad["results"]["mean"]["psnr"] = estimate(15.25)  # 0.25 below, where the intervals together are 0.35
     bad["results"]["black"]["psnr"] = estimate(15.45)
@@ -282,7 +283,18 @@ def test_a_comparison_marks_the_best_run_of_each_column_and_lists_what_differs(t
     }
     text = (tmp_path / "report.html").read_text()
     bold = re.findall(r'class="best">([\d.]+)', text)
-    assert bold == ["0.0976", "0.1096", "321.5", "3.250", "1.75", "21.50", "21.50"]  # ties go to the first
+    assert bold == [
+        "0.0976",
+        "0.1096",
+        "321.5",
+        "3.250",
+        "1.75",
+        "21.50",
+        "21.50",
+        "321.5",
+        "3.250",
+        "1.75",
+    ]  # ties: both
     assert "second leads in PSNR (dB) of the best: 21.50, 1.00 ahead of first." in text
     assert page.row("model.z_dim") == ["model.z_dim", "3", "9"] and page.row("seed") == ["seed", "3", "4"]
     assert [name for name, _ in differences(read_evaluations(folders))] == ["model.z_dim", "seed"]

@@ -18,7 +18,6 @@ from seqvae.evaluation.charts import PLOT, SIZE, figures
 from seqvae.evaluation.tables import (
     BASELINES,
     Evaluated,
-    Score,
     Table,
     cell_text,
     comparable,
@@ -138,34 +137,37 @@ def headline(e: Evaluated) -> list[str]:
         f"Shown {d.get('n_past')} frames of a video, the model draws the next {d.get('n_future')}: {futures} for "
         f"each of {facts.get('n_videos', 'the')} test videos of {e.find('test_set', 'name')}."
     ]
-    if not e.metrics:
-        return lines
-    key = "psnr" if "psnr" in e.metrics else next(iter(e.metrics))
-    better = 1 if e.metrics[key]["higher_is_better"] else -1
-    digits, unit, name = (2, " dB", "PSNR") if key == "psnr" else (4, "", e.metrics[key]["label"])
+    for i, key in enumerate(e.metrics):
+        lines += _standing(e, key, in_full=i == 0)
+    return lines
+
+
+def _standing(e: Evaluated, key: str, in_full: bool) -> list[str]:
+    """A metric's sentences: a typical future beside the best guess without a model; in full, also black and oracle."""
+    better, n = 1 if e.metrics[key]["higher_is_better"] else -1, e.facts.get("n_samples")
+    name, unit, digits = ("PSNR", " dB", 2) if key == "psnr" else (e.metrics[key]["label"], "", 4)
     scores = {m: s for m in ("best", "mean", "oracle best", *BASELINES) if (s := e.score("results", m, key))}
 
-    def beside(ours: Score, theirs: Score) -> str:
-        gap = better * (ours[0] - theirs[0])
-        if abs(gap) <= math.hypot(ours[1] or 0, theirs[1] or 0):
+    def beside(ours: str, theirs: str) -> str:
+        (a, a_half), (b, b_half) = scores[ours], scores[theirs]
+        if abs(a - b) <= math.hypot(a_half or 0, b_half or 0):
             return "level, within the intervals, with"
-        return f"{number(abs(gap), digits)}{unit} {'better' if gap > 0 else 'worse'} than"
+        return f"{number(abs(a - b), digits)}{unit} {'better' if better * (a - b) > 0 else 'worse'} than"
 
+    lines = []
     if "mean" in scores:
-        text = f"A typical future has a {name} of {number(scores['mean'][0], digits)}{unit}"
-        if baselines := [m for m in BASELINES if m in scores]:
-            strongest = max(baselines, key=lambda m: better * scores[m][0])
-            text += (
-                f": {beside(scores['mean'], scores[strongest])} {BASELINES[strongest]}, the best guess without a model"
-            )
-            if "black" in baselines and strongest != "black":
-                text += f", and {beside(scores['mean'], scores['black'])} black frames"
+        text = f"A typical future scores {number(scores['mean'][0], digits)}{unit} in {name}"
+        guesses = sorted((m for m in BASELINES if m in scores), key=lambda m: -better * scores[m][0])
+        if guesses:
+            text += f": {beside('mean', guesses[0])} {BASELINES[guesses[0]]}, the best guess without a model"
+        if in_full and "black" in guesses[1:]:
+            text += f", and {beside('mean', 'black')} black frames"
         lines.append(f"{text}.")
-    if "best" in scores and n != 1:
-        text = f"The best of {n or 'its futures'} has {number(scores['best'][0], digits)}{unit}"
-        if oracle := scores.get("oracle best"):
-            text += f": {beside(scores['best'], oracle)} the true simulator, the ceiling"
-            text += f" ({number(oracle[0], digits)}{unit})"
+    if in_full and "best" in scores and n != 1:
+        text = f"The best of {n or 'its futures'} scores {number(scores['best'][0], digits)}{unit}"
+        if "oracle best" in scores:
+            ceiling = number(scores["oracle best"][0], digits)
+            text += f": {beside('best', 'oracle best')} the true simulator, the ceiling ({ceiling}{unit})"
         lines.append(f"{text}.")
     return lines
 

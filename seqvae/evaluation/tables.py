@@ -187,8 +187,9 @@ def _mark_best(rows: list[Row], columns: list[Column]) -> list[Row]:
     for column in columns:
         scores = {i: row.cells[column.key][0] for i, row in enumerate(rows) if row.cells.get(column.key)}
         if column.better and len(scores) > 1:
-            best = min(scores, key=lambda i: order[column.better](scores[i]))
-            rows[best] = rows[best]._replace(best=rows[best].best | {column.key})
+            best = min(map(order[column.better], scores.values()))
+            for i in (i for i, score in scores.items() if order[column.better](score) == best):
+                rows[i] = rows[i]._replace(best=rows[i].best | {column.key})
     return rows
 
 
@@ -290,12 +291,17 @@ def compared(group: Sequence[Evaluated]) -> Table:
 
 
 def differences(group: Sequence[Evaluated]) -> list[tuple[str, list[str]]]:
-    """(setting, its value per run) where settings, steps or seeds differ; an absent one is a dash."""
-    extra = ("checkpoint", "step", "seed")
-    settings = [flat(e.facts.get("config") or {}) | {k: e.facts[k] for k in extra if k in e.facts} for e in group]
-    names = sorted({name for s in settings for name in s})
-    rows = {name: [json.dumps(s[name]).strip('"') if name in s else "\u2013" for s in settings] for name in names}
-    return [(name, row) for name, row in rows.items() if len(set(row)) > 1]
+    """(setting, its value per run) where settings, steps or seeds differ; one that is absent or None is a dash."""
+    settings = [
+        {k: v for k, v in flat(e.facts.get("config") or {}).items() if k != "run_dir"}
+        | {k: e.facts.get(k) for k in ("checkpoint", "step", "seed")}
+        for e in group
+    ]
+    rows = []
+    for name in sorted({name for s in settings for name in s}):
+        values = ["\u2013" if s.get(name) is None else json.dumps(s[name]).strip('"') for s in settings]
+        rows += [(name, values)] if len(set(values)) > 1 else []
+    return rows
 
 
 def flat(settings: object, prefix: str = "") -> dict[str, object]:
