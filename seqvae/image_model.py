@@ -33,12 +33,12 @@ class ImageVAE(nn.Module):
 
     def forward(self, video: Tensor, noise: Tensor) -> Prediction:
         """video (B, 1, C, H, W) in [0, 1], noise (K, B, 1, Z) standard normal; the encoder runs once for all K."""
-        h, _ = self.encoder(video[:, 0])  # (B, G)
+        h = self.encode(video)
         with float32(video):
             mu, logvar = self.posterior(h.to(self.posterior.weight.dtype)).chunk(2, dim=-1)
             q = Gaussian(mu[:, None], logvar.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)[:, None])  # (B, 1, Z)
             z = q.sample(noise)  # (K, B, 1, Z)
-        return Prediction(self._decode(z), q, standard_normal_like(q), z)
+        return Prediction(self.decode(z), q, standard_normal_like(q), z)
 
     @torch.no_grad()
     def reconstruct(self, video: Tensor, noise: Tensor) -> Tensor:
@@ -50,9 +50,13 @@ class ImageVAE(nn.Module):
     def generate(self, noise: Tensor) -> Tensor:
         """Images from the prior: noise (N, Z) standard normal -> (N, C, H, W) in [0, 1], the decoder's mean."""
         assert not self.training, "samples use eval mode"
-        return self.likelihood.mean(self._decode(noise[None, :, None])[0, :, 0])
+        return self.likelihood.mean(self.decode(noise[None, :, None])[0, :, 0])
 
-    def _decode(self, z: Tensor) -> Tensor:
+    def encode(self, video: Tensor) -> Tensor:
+        """(B, 1, C, H, W) -> features (B, G)."""
+        return self.encoder(video[:, 0])[0]
+
+    def decode(self, z: Tensor) -> Tensor:
         """(K, B, 1, Z) -> likelihood parameters (K, B, 1, param_channels, H, W), in the weights' dtype."""
         with float32(z):
             g = torch.tanh(self.embed(z.flatten(0, 2)))  # (K * B, G)

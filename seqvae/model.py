@@ -124,7 +124,7 @@ class SequenceVAE(nn.Module):
             n_past: observed frames, whose last one the skips come from; None: as many as in training.
         """
         n_samples, n_frames = noise.shape[0], video.shape[1]
-        h, skips = self._encode(video)  # (B, T, G)
+        h, skips = self.encode(video)  # (B, T, G)
         with float32(video):
             q = p = None
             z = noise
@@ -137,13 +137,26 @@ class SequenceVAE(nn.Module):
 
         n_skips = n_frames - 1 if self.last_frame_skip else n_past or self.n_past
         # The last observed frame, as FitVid. SVG stops one earlier, at n_past - 2, which leaves n_past = 1 undefined.
-        skips = [skip[:, :n_skips].flatten(0, 1) for skip in skips]
+        params = self.decode(g, [skip[:, :n_skips].contiguous() for skip in skips])  # a view would keep them all
+        return Prediction(params.unflatten(0, (n_samples, video.shape[0])), q, p, z)
+
+    def decode(self, g: Tensor, skips: list[Tensor]) -> Tensor:
+        """Features of all frames -> likelihood parameters; the last of the skips serve every frame after theirs.
+
+        Args:
+            g: (K * B, F, G).
+            skips: (B, n, ...) of each level, n <= F.
+
+        Returns:
+            (K * B, F, param_channels, H, W), in g's dtype.
+        """
+        n, n_frames = skips[0].shape[1], g.shape[1]
         halves = [
-            _repeat_last(rearrange(half, "(b t) ... -> b t ...", t=n_skips), n_frames - 1).flatten(0, 1)
-            for half in self.decoder.skip_halves(skips)
+            _repeat_last(rearrange(half, "(b t) ... -> b t ...", t=n), n_frames).flatten(0, 1)
+            for half in self.decoder.skip_halves([skip.flatten(0, 1) for skip in skips])
         ]
-        params = self.decoder(g.flatten(0, 1), halves)  # (K * B * (T-1), param_channels, H, W)
-        return Prediction(params.to(g.dtype).unflatten(0, (n_samples, *video.shape[:1], n_frames - 1)), q, p, z)
+        params = self.decoder(g.flatten(0, 1), halves)  # (K * B * F, param_channels, H, W)
+        return params.to(g.dtype).unflatten(0, g.shape[:2])
 
     @torch.no_grad()
     def rollout(self, context: Tensor, n_future: int, noise: Tensor) -> Tensor:
@@ -167,7 +180,7 @@ class SequenceVAE(nn.Module):
         """
         assert not self.training, "predictions use eval mode: batch statistics would make them depend on the batch"
         n_samples, n_past = noise.shape[0], context.shape[1]
-        h, skips = self._encode(context)  # (B, n_past, G)
+        h, skips = self.encode(context)  # (B, n_past, G)
         halves = self.decoder.skip_halves([skip[:, -1] for skip in skips])  # B frames, shared by all samples
         noise = rearrange(noise, "n b t z -> t (n b) 1 z")
 
@@ -196,7 +209,7 @@ class SequenceVAE(nn.Module):
             frames.append(self.likelihood.mean(params))  # (N * B, C, H, W)
             sigmas.append(self.likelihood.sigma(params))
             if len(frames) < n_future:
-                h, skips = self._encode(frames[-1][:, None])
+                h, skips = self.encode(frames[-1][:, None])
                 if self.last_frame_skip:
                     halves = self.decoder.skip_halves([skip[:, 0] for skip in skips])
         sigma = sigmas[0]
@@ -214,7 +227,7 @@ class SequenceVAE(nn.Module):
         assert not self.training, "reconstructions use eval mode, as predictions do"
         return self.likelihood.mean(self(video, noise[None], n_past).params[0])
 
-    def _encode(self, video: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def encode(self, video: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, T, C, H, W) -> h (B, T, G) in the cores' dtype and skips (B, T, ...), every frame in one call."""
         h, skips = self.encoder(video.flatten(0, 1))
         h = h.to(self.frame_predictor.embed.weight.dtype)

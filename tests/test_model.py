@@ -133,7 +133,7 @@ def test_the_first_rollout_frame_is_the_forward_pass_with_the_priors_latent():
     vae, video = build(prior="fixed"), clips()
     eps = noise(1, 2, 2, vae.z_dim)
     with torch.no_grad():
-        q, _ = vae.posterior(vae._encode(video)[0][:, 1:])
+        q, _ = vae.posterior(vae.encode(video)[0][:, 1:])
         # The posterior's noise that turns its sample into the fixed prior's.
         as_posterior = torch.stack([eps[0, :, 0], (eps[0, :, 1] - q.mu[:, 1]) / (q.logvar[:, 1] / 2).exp()], dim=1)
         rest = torch.zeros(2, 3, vae.z_dim, dtype=torch.float64)
