@@ -22,19 +22,19 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
-def recompute_in_backward(module: nn.Module) -> None:
-    """From now on the module keeps its inputs and outputs alone; the backward pass runs its forward again."""
-    forward = module.forward
+def recompute_in_backward(module: nn.Module, method: str) -> None:
+    """From now on `method` keeps its inputs and outputs alone; the backward pass runs it again."""
+    computed = getattr(module, method)
 
     def recomputed(*inputs: Tensor | list[Tensor]):
         if not is_grad_enabled():
-            return forward(*inputs)
+            return computed(*inputs)
         return checkpoint(
-            forward,
+            computed,
             *inputs,
             use_reentrant=False,
             preserve_rng_state=False,  # nothing random in it
             context_fn=lambda: (contextlib.nullcontext(), frozen_statistics(module)),
         )
 
-    module.forward = recomputed
+    setattr(module, method, recomputed)

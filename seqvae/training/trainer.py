@@ -111,11 +111,12 @@ class Trainer:
         self.ema = copy.deepcopy(model).requires_grad_(False).eval().to(device) if cfg.optim.ema else None
         self.amp = resolve_amp(cfg.compute, device)
         self.n_importance = cfg.objective.resolved().n_importance or 1
-        for part in (model.encoder, model.decoder):
-            if resolve_compile(cfg.compute, device):
-                part.forward = torch.compile(part.forward)
-            if cfg.compute.checkpoint_activations:
-                recompute_in_backward(part)
+        if resolve_compile(cfg.compute, device):
+            model.encoder.compile()
+            model.decoder.compile()
+        if cfg.compute.checkpoint_activations:  # around what is compiled, as the model calls it
+            recompute_in_backward(model, "encode")
+            recompute_in_backward(model, "decode")
         self.network = distributed.parallel(self.model, device)  # what is called in training
 
         self.n_drawn = cfg.data.n_drawn
