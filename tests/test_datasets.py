@@ -24,6 +24,14 @@ def load(name, split="train", *, seq_len=8, **options):
     return load_dataset(name, None, split, seq_len=seq_len, **options)
 
 
+def write_test_seq(root, n):
+    """The published Moving MNIST file's layout, noise; returns root."""
+    (root / "MovingMNIST").mkdir()
+    videos = np.random.default_rng(0).integers(256, size=(20, n, 64, 64), dtype=np.uint8)
+    np.save(root / "MovingMNIST" / "mnist_test_seq.npy", videos)
+    return root
+
+
 @pytest.mark.parametrize("name", LOADERS)
 def test_every_dataset_gives_uint8_clips(name, mnist_root, tmp_path):
     root, seq_len, size, options = mnist_root, *((1, 32) if name in STILL else (12, 64)), {}
@@ -31,6 +39,8 @@ def test_every_dataset_gives_uint8_clips(name, mnist_root, tmp_path):
         root, options = write_jpeg_copy(tmp_path, n_test=80), {"source": "jpeg"}
     if name == "bair":
         root = write_arrays(tmp_path, n_test=70)
+    if name == "mnist_test_seq":
+        root = write_test_seq(tmp_path, n=70)
     if name == "video_folder":
         root = write_folder(tmp_path, n_test=80)
     dataset = load_dataset(name, root, "test", seq_len=seq_len, image_size=size, **options)
@@ -149,7 +159,11 @@ def test_indices_and_hashes_beyond_the_last_clip_are_refused():
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("mnst", {}, "unknown dataset 'mnst', expected one of digits, moving_mnist, smmnist_srvp, mnist, cifar10"),
+        (
+            "mnst",
+            {},
+            "unknown dataset 'mnst', expected one of digits, moving_mnist, smmnist_srvp, mnist_test_seq, mnist",
+        ),
         ("digits", {"split": "val"}, "unknown split 'val', expected one of train, valid, test"),
         ("digits", {"glyphs": "mnist"}, "digits has no option 'glyphs', expected one of n_digits, deterministic"),
         ("smmnist_srvp", {"n_digits": 2}, "smmnist_srvp has no option 'n_digits', expected one of deterministic"),
