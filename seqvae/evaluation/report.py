@@ -195,7 +195,7 @@ def _pictures(e: Evaluated) -> dict[str, object]:
     panels += (["the best future"] if n and n > 1 else []) + ["single futures"]
     seen = (
         f"{', '.join(panels)}; frames 0 to {past - 1} are seen (green border), "
-        f"{past} to {past + e.definitions.get('n_future', 0) - 1} predicted (red border)."
+        f"{past} to {past + e.definitions.get('n_future', 0) - 1} predicted (red border; grey: to compare with)."
     )
     stems = {p.stem for kind in ("gifs", "strips") for p in (e.folder / kind).glob("video_*.*")}
     videos = []
