@@ -7,6 +7,7 @@
     python evaluate.py runs/a --save-predictions                        keep the predictions in one file
     python evaluate.py --from-predictions FILE                          score it again; no model, no GPU
     python evaluate.py runs/mnist-geco                                  single images: errors, bounds, pictures
+    torchrun --nproc-per-node 4 evaluate.py runs/a                      videos shared out over processes
 
 Everything lands in RUN/evaluation/PROTOCOL/ (images: RUN/evaluation/images/). A video's predictions are a function of
 (seed, video, sample), so they do not depend on the batch size or on the other videos.
@@ -42,8 +43,10 @@ from seqvae.image_model import ImageVAE
 from seqvae.metrics.protocols import Protocol, find_protocol, own_protocol
 from seqvae.model import SequenceVAE
 from seqvae.provenance import provenance
-from seqvae.training import checkpoint
+from seqvae.training import checkpoint, distributed
 from seqvae.training.trainer import choose_device
+
+TIMEOUT = 3600  # seconds that processes wait for one another: their shares of the videos may differ in speed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,30 +124,46 @@ class Evaluation:
 def main(argv: list[str]) -> int:
     """Exit code: 0 done, 1 the results could not be written, 2 the arguments, the run or the data are wrong."""
     try:
-        args = tyro.cli(EvalConfig, args=argv, prog="evaluate.py", description=__doc__)
-        device = choose_device(args.device, "--device")
-        evaluations = [evaluation for subject in args.subjects for evaluation in prepare(args, subject, device)]
+        code = evaluate(argv)
+    except distributed.PeerLost as error:
+        print(f"evaluate.py: {error}; start it again", file=sys.stderr)
+        return 1
+    if code != 1:  # then others may not be there any more
+        distributed.stop()
+    return code
+
+
+def evaluate(argv: list[str]) -> int:
+    """Exit code, as `main`'s; PeerLost when another process has ended."""
+    try:
+        options = {"prog": "evaluate.py", "description": __doc__, "console_outputs": distributed.launched()[0] == 0}
+        args = tyro.cli(EvalConfig, args=argv, **options)
+        distributed.start(args.device != "cpu" and torch.cuda.is_available(), TIMEOUT)
+        device = distributed.on_all(lambda: choose_device(args.device, "--device"))
+        evaluations = distributed.on_all(
+            lambda: [evaluation for subject in args.subjects for evaluation in prepare(args, subject, device)]
+        )
         outs = [out for evaluation in evaluations for out in evaluation.outs]
         for out in outs:
             if outs.count(out) > 1:
                 raise ValueError(f"{out} would be written twice; name every run, file and protocol once")
-            out.mkdir(parents=True, exist_ok=True)
+        distributed.on_main(lambda: [out.mkdir(parents=True, exist_ok=True) for out in outs])
     except (ValueError, FileNotFoundError) as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
+        say(f"evaluate.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a file where a folder is meant, a folder that may not be read
-        print(f"evaluate.py: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+        say(f"evaluate.py: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     where = outs[0]
     try:
         for evaluation in evaluations:
             where = evaluation.outs[0]
-            print("\n".join(evaluation.run()), flush=True)
-        if len(args.subjects) > 1 and args.clip is None:
+            say("\n".join(evaluation.run()), flush=True)
+        if len(args.subjects) > 1 and args.clip is None and distributed.is_main():
             where = args.out or Path("comparison")
             where.mkdir(parents=True, exist_ok=True)
             write_report(where / "report.html", outs)
-            print("\n".join(["", *comparison_table(outs), f"wrote {where / 'report.html'}"]))
+            say("\n".join(["", *comparison_table(outs), f"wrote {where / 'report.html'}"]))
     except torch.OutOfMemoryError:
         print(f"evaluate.py: the device's memory is too small; lower --batch-size {args.batch_size}", file=sys.stderr)
         return 1
@@ -157,11 +176,20 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def say(text: str, **options) -> None:
+    """Prints it, once for all processes."""
+    if distributed.launched()[0] == 0:
+        print(text, **options)
+
+
 def prepare(args: EvalConfig, subject: Path, device: torch.device) -> list[Evaluation]:
     """What there is to do for one run or one file."""
     if args.from_predictions:
         return [prepare_file(args, subject, device)]
     cfg = read_config(subject)
+    alone = cfg.data.images or args.clip is not None or args.save_predictions
+    if alone and distributed.world_size() > 1:
+        raise ValueError("images, --clip and --save-predictions take one process; start them without torchrun")
     if cfg.data.images:
         return [prepare_images(args, subject, cfg, device)]
     if args.clip is not None:

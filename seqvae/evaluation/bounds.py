@@ -13,15 +13,17 @@ from tqdm import tqdm
 
 from seqvae.config import RunConfig
 from seqvae.diagnostics import active_units, marginal_kl
-from seqvae.evaluation.predictions import POSTERIOR_KEY
+from seqvae.evaluation.predictions import POSTERIOR_KEY, own_videos
 from seqvae.gaussian import Gaussian, keyed_noise
 from seqvae.metrics.best_of_n import over_videos
 from seqvae.metrics.frame import without_tf32
 from seqvae.objectives import bits_per_dim, build_objective, iwae_bound
 from seqvae.objectives.base import effective_samples
+from seqvae.training.distributed import collect, world_size
 from seqvae.training.terms import Model, batch_terms
 from seqvae.training.trainer import as_float
 
+SAMPLED = ("log_density", "log_ratio")  # with a leading axis of samples
 FRAMES_AT_ONCE = 1024  # decoded at once, of up to 16 parameters a pixel: bounds the memory, changes no number
 
 
@@ -64,6 +66,8 @@ def measure_bounds(
 ) -> Bounds:
     """Teacher forcing on test videos; noise is keyed by (seed, video, sample), so no number depends on the batch.
 
+    Several processes measure a range of the videos each, and then all have the whole.
+
     Args:
         clips: test videos (T, C, H, W) uint8, of which the first n_videos count.
         n_past: observed frames, whose last one the skips come from; None for images.
@@ -72,8 +76,9 @@ def measure_bounds(
     """
     n_drawn = clips[0].shape[0] - (n_past is not None)
     parts: dict[str, list[Tensor]] = {}
-    for first in tqdm(range(0, n_videos, batch_size), unit="batch", desc="bounds", disable=None):
-        videos = range(first, min(first + batch_size, n_videos))
+    mine = own_videos(n_videos)
+    for first in tqdm(mine[::batch_size], unit="batch", desc="bounds", disable=None):
+        videos = range(first, min(first + batch_size, mine.stop))
         video, uniform = as_float(torch.stack([clips[i] for i in videos]), device), None
         mask = torch.ones(n_drawn, dtype=torch.float64, device=video.device)
         if dequantise:
@@ -82,11 +87,12 @@ def measure_bounds(
             uniform = torch.from_numpy(np.stack(draws)).to(video.device)
         width = max(1, model.likelihood.param_channels // 16)
         at_once = max(1, FRAMES_AT_ONCE // (len(videos) * n_drawn * width))
-        chunks: dict[str, list[Tensor]] = {"log_density": [], "log_ratio": []}
+        chunks: dict[str, list[Tensor]] = {name: [] for name in SAMPLED}
         for start in range(0, n_importance, at_once):
             samples = range(POSTERIOR_KEY + start, POSTERIOR_KEY + min(start + at_once, n_importance))
             noise = keyed_noise(seed, videos, samples, n_drawn, model.z_dim).to(video.device)
             out, terms = batch_terms(model, video, noise, mask, uniform=uniform, n_past=n_past)
+            dims, offset = terms.dims, terms.bits_offset
             for name in chunks:
                 chunks[name].append(getattr(terms, name))
             if start == 0:
@@ -95,11 +101,17 @@ def measure_bounds(
                     whole |= dict(q_mu=out.q.mu, q_logvar=out.q.logvar, p_mu=out.p.mu, p_logvar=out.p.logvar)
         for name, value in (whole | {name: torch.cat(chunk) for name, chunk in chunks.items()}).items():
             parts.setdefault(name, []).append(value.cpu())
-    joined = {name: torch.cat(x, dim=1 if name in chunks else 0) for name, x in parts.items()}
+    if world_size() > 1:
+        found = [part for part in collect((parts, dims, offset) if parts else None) if part is not None]
+        (dims, offset), parts = (
+            found[0][1:],
+            {name: [x for part, *_ in found for x in part[name]] for name in found[0][0]},
+        )
+    joined = {name: torch.cat(x, dim=1 if name in SAMPLED else 0) for name, x in parts.items()}
     q = p = None
     if "q_mu" in joined:
         q, p = (Gaussian(joined.pop(f"{name}_mu"), joined.pop(f"{name}_logvar")) for name in "qp")
-    return Bounds(**joined, q=q, p=p, dims=terms.dims, bits_offset=terms.bits_offset)
+    return Bounds(**joined, q=q, p=p, dims=dims, bits_offset=offset)
 
 
 def summarise(bounds: Bounds, n_past: int | None) -> dict[str, object]:

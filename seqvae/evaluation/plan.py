@@ -16,6 +16,7 @@ from seqvae.evaluation.scores import Oracle, Scorer, score
 from seqvae.metrics import published
 from seqvae.metrics.frechet import FrechetDistance, VideoFeatures, i3d, r3d18
 from seqvae.metrics.protocols import Metric, Protocol, build_metrics, label
+from seqvae.training.distributed import is_main
 
 
 @dataclass
@@ -83,7 +84,7 @@ def execute(
     formats: Sequence[str] = ("gif",),
     scale: int | None = None,
 ) -> list[str]:
-    """Scores one set of predictions under every plan, in one pass; writes and draws.
+    """Scores one set of predictions under every plan, in one pass; process 0 writes and draws.
 
     Args:
         facts: JSON values for metrics.json and for the file: what made the predictions.
@@ -100,6 +101,8 @@ def execute(
     kept = {**facts, "protocols": {p.protocol.name: {"n_samples": p.protocol.n_samples, **p.facts} for p in plans}}
     with writing(save, predictions, kept) if save is not None else contextlib.nullcontext() as writer:
         score(predictions, scorers, batch_size=batch_size, device=device, oracle=oracle, writer=writer)
+    if not is_main():
+        return []
     lines = [f"wrote {save}"] if save is not None else []
     for p, scorer in zip(plans, scorers):
         results = Results(scorer)

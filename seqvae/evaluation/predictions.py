@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from seqvae.gaussian import keyed_noise
 from seqvae.model import SequenceVAE
+from seqvae.training.distributed import shard
 from seqvae.training.trainer import as_float
 
 POSTERIOR_KEY = 2**32  # number of the first posterior sample, so that its noise is none of the predictions'
@@ -87,6 +88,12 @@ class ModelPredictions(Predictions):
     def _noise(self, videos: range, samples: Sequence[int]) -> Tensor:
         steps = self.n_past - 1 + self.n_future
         return keyed_noise(self.seed, videos, samples, steps, self.model.z_dim).to(self.device)
+
+
+def own_videos(n_videos: int) -> range:
+    """Which videos this process scores: all, or its share in whole pairs, so that each knows odd from even ones."""
+    part = shard(-(-n_videos // 2))
+    return range(min(2 * part.start, n_videos), min(2 * part.stop, n_videos))
 
 
 def as_bytes(frames: Tensor) -> Tensor:

@@ -13,11 +13,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from seqvae.evaluation.prediction_file import Writer
-from seqvae.evaluation.predictions import Predictions, array
+from seqvae.evaluation.predictions import Predictions, array, own_videos
 from seqvae.metrics.best_of_n import BestOfN, Summary
 from seqvae.metrics.frame import without_tf32
 from seqvae.metrics.frechet import FrechetDistance
 from seqvae.metrics.protocols import Metric, Protocol
+from seqvae.training.distributed import collect, world_size
 from seqvae.training.trainer import as_float
 
 SHOWN = 8  # videos that get a GIF and a strip
@@ -73,7 +74,7 @@ class Scorer:
         n_past, n_frames = self.protocol.n_past, self.protocol.n_past + self.protocol.n_future
         self.videos = videos[: max(0, self.n_videos - videos.start)]
         self.raw = truth[: len(self.videos), :n_frames]
-        self._digest.update(array(self.raw).tobytes())
+        self._hash(self.raw)
         self.video = as_float(self.raw, device)
         self.context, self.target = self.video[:, :n_past], self.video[:, n_past:]
         self.n_shown = max(0, min(SHOWN - videos.start, len(self.videos)))
@@ -157,6 +158,30 @@ class Scorer:
         target = target.expand_as(frames)
         return {name: metric.score(frames, target) for name, metric in self.metrics.items()}
 
+    def gather(self, predictions: Predictions, batch_size: int) -> None:
+        """Joins what several processes have scored, each a range of videos, in the videos' order."""
+        lists = (self.shown, self._diversity, self._calibration, self._others)
+        tables = [(scores.scores if scores is not None else {}) for scores in (self.predictions, self.oracle)]
+        parts = collect((*lists, *tables))
+        shown, diversity, calibration, others, ours, oracles = zip(*parts)
+        self.shown = [video for part in shown for video in part]
+        self._diversity, self._calibration = _joined(diversity), _joined(calibration)
+        self._others = {method: _joined([part.get(method, {}) for part in others]) for method in _keys(others)}
+        # A table is nan where its process has scored nothing.
+        self.predictions.scores = {m: np.fmax.reduce([part[m] for part in ours if m in part]) for m in _keys(ours)}
+        if _keys(oracles):
+            self.oracle = BestOfN(*self.predictions.shape)
+            self.oracle.scores = {m: np.fmax.reduce([part[m] for part in oracles if m in part]) for m in _keys(oracles)}
+        for distance in self.frechet:
+            distance.gather()
+        self._digest = hashlib.sha256()
+        n_frames = self.protocol.n_past + self.protocol.n_future
+        for first in range(0, self.n_videos, batch_size):
+            self._hash(predictions.truth(range(first, min(first + batch_size, self.n_videos)))[:, :n_frames])
+
+    def _hash(self, truth: Tensor) -> None:
+        self._digest.update(array(truth).tobytes())
+
     # ---- what is left behind
 
     @property
@@ -220,6 +245,15 @@ class _Residuals:
         return tuple(array(x) for x in (self.ratio / self.count, *inside))
 
 
+def _keys(parts: Sequence[dict]) -> list[str]:
+    return list(dict.fromkeys(key for part in parts for key in part))
+
+
+def _joined(parts: Sequence[dict[str, list]]) -> dict[str, list]:
+    """The lists of all parts, end to end."""
+    return {key: [item for part in parts for item in part.get(key, [])] for key in _keys(parts)}
+
+
 @torch.no_grad()
 @without_tf32()
 def score(
@@ -233,12 +267,15 @@ def score(
 ) -> None:
     """Feeds all predictions to the scorers, and to the writer of a file, in one pass.
 
+    Several processes score a range of the videos each, and then all have all scores.
+
     Args:
         oracle: the true simulator's futures, as many frames as are predicted.
     """
-    n_videos = predictions.n_videos
-    for first in tqdm(range(0, n_videos, batch_size), unit="batch", disable=None):
-        videos = range(first, min(first + batch_size, n_videos))
+    assert writer is None or world_size() == 1, "a file has one writer"
+    mine = own_videos(predictions.n_videos)
+    for first in tqdm(mine[::batch_size], unit="batch", disable=None):
+        videos = range(first, min(first + batch_size, mine.stop))
         truth = predictions.truth(videos)
         for scorer in scorers:
             scorer.start(videos, truth, device)
@@ -257,3 +294,6 @@ def score(
             writer.add_posterior(videos, *posterior)
         for scorer in scorers:
             scorer.finish(posterior, predictions.mean_image)
+    if world_size() > 1:
+        for scorer in scorers:
+            scorer.gather(predictions, batch_size)

@@ -6,7 +6,9 @@ Units:  squared feature units; lower is better. Comparable only between equal ne
 Only I3D's logits make it FVD (Unterthiner et al. 2018, arXiv:1812.01717).
 """
 
+import functools
 import hashlib
+import operator
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from torchvision.models.video import R3D_18_Weights, r3d_18
 
 from seqvae.metrics.frame import check_frames, without_tf32
 from seqvae.metrics.perceptual import load_pretrained, weights_file
+from seqvae.training.distributed import collect
 
 CHUNK_VALUES = 2**24  # of resized video, 64 MB: four videos of 25 frames in I3D
 I3D_LOGITS = 400  # Kinetics-400
@@ -223,6 +226,11 @@ class FrechetDistance:
         odd = sum(half.count for half in self.halves) % 2
         self.halves[odd].add(features[::2])
         self.halves[1 - odd].add(features[1::2])
+
+    def gather(self) -> None:
+        """Adds up what several processes have collected, each a range of videos that starts with an even one."""
+        parts = collect((*self.halves, self.fake))
+        *self.halves, self.fake = (functools.reduce(operator.add, moments) for moments in zip(*parts))
 
     def result(self) -> FrechetResult:
         """The distance, the floor that real videos have to themselves, and a warning where the numbers are few.

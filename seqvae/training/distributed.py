@@ -45,6 +45,14 @@ def launched() -> tuple[int, int]:
     return rank, size
 
 
+def is_first() -> bool:
+    """Whether this process is the one that prints; also before `start`, and where the launcher's variables are wrong."""
+    try:
+        return launched()[0] == 0
+    except ValueError:
+        return True
+
+
 def start(cuda: bool, timeout: int) -> None:
     """Joins the other processes, if there are any; waiting for one takes at most `timeout` seconds, then and later."""
     number, size = launched()
@@ -113,10 +121,7 @@ def on_all(act: Callable[[], Result]) -> Result:
         result = act()
     except (ValueError, OSError) as caught:
         error = caught
-    errors: list[Exception | None] = [None] * world_size()
-    with peers():
-        dist.all_gather_object(errors, error)
-    for error in errors:
+    for error in collect(error):
         if error is not None:
             raise error
     return result
@@ -130,6 +135,16 @@ def on_main(act: Callable[[], Result]) -> Result:
     with peers():
         dist.broadcast_object_list(result)
     return result[0]
+
+
+def collect(own: Result) -> list[Result]:
+    """What every process has, in their order, the same on each."""
+    if world_size() == 1:
+        return [own]
+    parts: list[Result | None] = [None] * world_size()
+    with peers():
+        dist.all_gather_object(parts, own)
+    return parts
 
 
 class Vote:

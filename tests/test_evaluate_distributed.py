@@ -1,0 +1,81 @@
+"""Processes that share the test videos out leave what one process leaves."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+import evaluate
+from tests.test_evaluate_cli import trained  # noqa: F401
+from tests.test_predictions import metrics
+
+TOP = Path(__file__).parent.parent
+
+
+def start(flags: list[str], n: int) -> list[subprocess.Popen]:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    common = os.environ | {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        subprocess.Popen(
+            [sys.executable, "evaluate.py", *flags, "--device", "cpu"],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=TOP,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(n)
+    ]
+
+
+@pytest.mark.parametrize("n_videos", [5, 1])
+def test_processes_with_unequal_shares_give_the_numbers_of_one(n_videos, trained, tmp_path, monkeypatch):  # noqa: F811
+    class TinyI3D(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, 3, T, 224, 224) -> (B, 400)
+            return x.mean((2, 3, 4)).repeat(1, 134)[:, :400] - x.std((1, 2, 3, 4))[:, None]
+
+    flags = [str(trained), "--n-videos", str(n_videos), "--n-samples", "3", "--batch-size", "2", "--n-importance", "2"]
+    if n_videos > 1:
+        torch.jit.script(TinyI3D()).save(str(tmp_path / "i3d.pt"))
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+        backbone = tmp_path / "hub" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+        backbone.parent.mkdir(parents=True)
+        torch.save(torchvision.models.alexnet(weights=None).state_dict(), backbone)
+        flags += ["--fvd-weights", str(tmp_path / "i3d.pt")]
+    processes = start([*flags, "--out", str(tmp_path / "two")], 2)
+    assert evaluate.main([*flags, "--out", str(tmp_path / "one")]) == 0
+    outputs = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert "best of 3" in outputs[0][0] and outputs[1][0] == "", "process 0 alone prints"
+    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    assert one.keys() == two.keys()
+
+    def compare(a: object, b: object, where: str) -> None:
+        if isinstance(a, dict):
+            assert a.keys() == b.keys(), where
+            for key in a:
+                compare(a[key], b[key], f"{where}.{key}")
+        elif isinstance(a, list):
+            for i, (x, y) in enumerate(zip(a, b, strict=True)):
+                compare(x, y, f"{where}[{i}]")
+        else:
+            assert a == (pytest.approx(b, rel=1e-5, abs=1e-5) if isinstance(a, float) else b), where
+
+    compare(one, two, "")
+    for name in ("gifs/grid.gif", "strips/video_000.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_what_takes_one_process_says_so(trained, tmp_path):  # noqa: F811
+    processes = start([str(trained), "--save-predictions", "--out", str(tmp_path)], 2)
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    assert "take one process; start them without torchrun" in outputs[0][1] and not outputs[1][1].strip()
+    assert not list(tmp_path.iterdir())
