@@ -2,8 +2,8 @@
 
 What a clip shows is a few numbers, drawn by the code that `dataset[i]` runs, so the clips are the same bytes. A digit's
 motion is a chain of small steps, each of which may bounce 8 times: on a GPU that is 4,800 kernel launches for 15
-frames, 10 ms and more of the host's time, and on the host 2 ms for a batch of 100. The numbers go to the device through
-pinned memory, and nothing waits for it.
+frames, of some microseconds each, and on the host 2 ms for a batch of 100. The numbers go to the device through pinned
+memory, and nothing waits for it.
 
 Letters: B clips, D digits per clip, T frames, S digit size, N videos.
 """
