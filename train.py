@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import seqvae
 from datasets import dataset_options, load_dataset
+from datasets.on_device import BatchMaker, device_batches
 from seqvae.config import RunConfig, build_model, differences, read_config, to_json
 from seqvae.objectives import Geco, build_objective
 from seqvae.presets import PRESETS
@@ -54,7 +55,7 @@ def train(argv: list[str]) -> int:
     try:
         cfg = parse(argv)
         if cfg.dry_run:
-            if distributed.launched()[0] == 0:
+            if distributed.is_first():
                 dry_run(cfg)
             return 0
         distributed.start(cfg.compute.device != "cpu" and torch.cuda.is_available(), cfg.compute.timeout)
@@ -62,6 +63,7 @@ def train(argv: list[str]) -> int:
         if device.index is not None:
             torch.cuda.set_device(device)
         trainer, train_clips, valid_clips = prepare(cfg, device)
+        source = clip_source(cfg, train_clips, device)
         run_dir = Path(cfg.run_dir)
         if trainer.step >= cfg.optim.steps:
             say(f"{run_dir} is finished at step {trainer.step}; raise --optim.steps to go on")
@@ -76,7 +78,7 @@ def train(argv: list[str]) -> int:
     try:
         if distributed.is_main():
             write_atomically(run_dir / "config.json", json.dumps(description(cfg), indent=1).encode())
-        signal_name = run(trainer, run_dir, train_clips, valid_clips)
+        signal_name = run(trainer, run_dir, train_clips, valid_clips, source)
     except TrainingFailed as error:  # on every process alike
         return failed(cfg, str(error)) if distributed.is_main() else 1
     except LoggingFailed as error:
@@ -96,7 +98,7 @@ def train(argv: list[str]) -> int:
 
 def say(text: str, **options) -> None:
     """Prints it, once for all processes."""
-    if distributed.launched()[0] == 0:
+    if distributed.is_first():
         print(text, **options)
 
 
@@ -109,7 +111,7 @@ def parse(argv: list[str]) -> RunConfig:
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; the first word must be one of {', '.join(PRESETS)}")
     text, default = PRESETS[preset]
-    options = {"prog": f"train.py {preset}", "description": text, "console_outputs": distributed.launched()[0] == 0}
+    options = {"prog": f"train.py {preset}", "description": text, "console_outputs": distributed.is_first()}
     cfg = tyro.cli(RunConfig, default=default, args=argv[1:], **options)
     data = cfg.data  # its defaults are the dataset's, and config.json is to hold them all
     unset = {name: value for name, value in dataset_options(data.name).items() if name not in data.options()}
@@ -141,6 +143,17 @@ def prepare(cfg: RunConfig, device: torch.device) -> tuple[Trainer, Dataset, Dat
             f"summed over {dims} pixels {dims * squared:.4g}; first lambda {objective.lambda_init:.4g}"
         )
     return trainer, train_clips, valid_clips
+
+
+def clip_source(cfg: RunConfig, clips: Dataset, device: torch.device) -> BatchMaker | None:
+    """What makes training clips on the device, where that is wanted and there is such a thing; the same clips."""
+    wanted = cfg.compute.data
+    if wanted == "host" or (wanted == "auto" and device.type == "cpu"):
+        return None
+    source = device_batches(clips, device)
+    if source is None and wanted == "device":
+        raise ValueError(f"clips of {cfg.data.name} cannot be made on the device; pass --compute.data auto or host")
+    return source
 
 
 def check_run_dir(cfg: RunConfig) -> None:

@@ -143,7 +143,8 @@ class ComputeConfig:
         "auto"  # torch.compile of encoder and decoder; auto: on CUDA with a C compiler
     )
     checkpoint_activations: bool = False  # compute encoder and decoder again in the backward pass: less memory
-    workers: int = 2  # data loading processes, of each training process; 0 makes the clips between steps
+    data: Literal["auto", "host", "device"] = "auto"  # where training clips are made; auto: on CUDA there, if it can be
+    workers: int = 2  # data loading processes on the host, for each training process; 0 makes clips between steps
     timeout: int = 600  # seconds that processes wait for one another; validation and samples have to fit in
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -270,7 +271,7 @@ def build_model(cfg: RunConfig, channels: int) -> SequenceVAE | ImageVAE:
 # May differ when a run goes on: how long (which stretches a cosine schedule), how often, where.
 MAY_CHANGE = {
     *("optim.steps", "run.log_every", "run.sample_every", "run.checkpoint_every", "wandb.mode", "wandb.project"),
-    *("compute.workers", "compute.device", "compute.checkpoint_activations", "compute.timeout"),
+    *("compute.workers", "compute.device", "compute.data", "compute.checkpoint_activations", "compute.timeout"),
     *("data.root", "run_dir", "dry_run"),
 }
 

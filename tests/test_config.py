@@ -86,7 +86,7 @@ def test_only_what_changes_no_number_may_differ_on_resume():
             "ema": 0.9,
         },
         "compute": {"device": "cpu", "amp": "off", "compile": "off", "workers": 0, "timeout": 7}
-        | {"checkpoint_activations": True},
+        | {"data": "host", "checkpoint_activations": True},
         "run": {"seed": 1, "log_every": 7, "sample_every": 7, "checkpoint_every": 7, "n_valid": 7},
         "wandb": {"mode": "offline"},
     }

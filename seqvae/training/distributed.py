@@ -46,7 +46,7 @@ def launched() -> tuple[int, int]:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that prints; also before `start`, and where the launcher's variables are wrong."""
+    """Whether this process is the one that prints; also before `start`, and where the launcher says nonsense."""
     try:
         return launched()[0] == 0
     except ValueError:
@@ -121,9 +121,9 @@ def on_all(act: Callable[[], Result]) -> Result:
         result = act()
     except (ValueError, OSError) as caught:
         error = caught
-    for error in collect(error):
-        if error is not None:
-            raise error
+    for first in collect(error):
+        if first is not None:
+            raise first
     return result
 
 
