@@ -40,6 +40,7 @@ from seqvae.evaluation.report import comparison_table, write_report
 from seqvae.evaluation.results import MEAN_IMAGE_CLIPS
 from seqvae.evaluation.scores import Oracle
 from seqvae.image_model import ImageVAE
+from seqvae.metrics import published
 from seqvae.metrics.protocols import Protocol, find_protocol, own_protocol
 from seqvae.model import SequenceVAE
 from seqvae.provenance import provenance
@@ -429,6 +430,7 @@ def prepare_images(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torc
             "test_set": {"name": cfg.data.name, "sha256": errors.content_hash},
             **run_facts(args, run_dir, cfg, model, state),
             "bounds": measured_bounds(args, cfg, model, clips, n_images, None, device),
+            "published": published.to_json(published.published_rows("images", cfg.data.name)),
         }
         images.write(out, facts, errors)
         write_report(out / "report.html", [out])

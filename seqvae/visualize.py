@@ -96,9 +96,6 @@ def write_animation_grid(
             _encode_apng(partial, pictures, fps)
 
 
-write_gif, write_gif_grid = write_animation, write_animation_grid  # the names while GIF was the only format
-
-
 def _compose(rows: Sequence[Sequence[Panel]], videos: np.ndarray, n_past: int, scale: int) -> np.ndarray:
     """(T, height, width, 3) uint8: labels above the columns, rows of framed panels, the timeline below.
 
@@ -209,9 +206,10 @@ def write_strip(path: Path, rows: Sequence[Panel], n_past: int, every: int = 1, 
 
     image = Image.new("RGB", size, LIGHT.background)
     draw = ImageDraw.Draw(image)
+    first = "t = 0" if n_past else "0"  # nothing seen: the columns are images, not times
     for j in range(videos.shape[1]):
         x, t = left + j * (cell_w + gap), j * every
-        step = f"t = {t}" if j == 0 else str(t)
+        step = first if j == 0 else str(t)
         draw.text((x + cell_w / 2, top - 7), step, LIGHT.text, steps, anchor="ms")
         for i, panel in enumerate(rows):
             y = top + i * row_h

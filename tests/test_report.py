@@ -15,7 +15,7 @@ from seqvae.evaluation.charts import PLOT, Line, chart
 from seqvae.evaluation.report import WIDTH, comparison_table, write_report
 from seqvae.evaluation.tables import differences, read_evaluations
 from seqvae.metrics.published import published_rows, to_json
-from seqvae.visualize import Panel, write_gif, write_gif_grid, write_strip
+from seqvae.visualize import Panel, write_animation, write_animation_grid, write_strip
 
 N_PAST, N_FUTURE = 2, 6
 
@@ -76,9 +76,9 @@ def evaluation(folder: Path, content: dict, pictures: bool = False) -> Path:
         rng = np.random.default_rng(0)
         frames = rng.integers(0, 256, (N_PAST + N_FUTURE, 1, 8, 8), np.uint8)
         panels = [Panel("truth", frames, False), Panel("sample 1", frames[::-1])]
-        write_gif_grid(folder / "gifs" / "grid.gif", [panels, panels], N_PAST)
+        write_animation_grid(folder / "gifs" / "grid.gif", [panels, panels], N_PAST)
         for i in range(2):
-            write_gif(folder / "gifs" / f"video_{i:03d}.gif", panels, N_PAST)
+            write_animation(folder / "gifs" / f"video_{i:03d}.gif", panels, N_PAST)
             write_strip(folder / "strips" / f"video_{i:03d}.png", panels, N_PAST)
     return folder
 

@@ -25,7 +25,7 @@ from seqvae.objectives import Geco, Numbers, Terms, bits_per_dim, masked_mean
 from seqvae.training import distributed
 from seqvae.training.recompute import frozen_statistics, recompute_in_backward
 from seqvae.training.terms import FrameTerms, Model, batch_terms, complete, frame_terms
-from seqvae.visualize import Panel, write_gif_grid, write_strip
+from seqvae.visualize import Panel, write_animation_grid, write_strip
 
 SIGMA_LR = 10.0  # learning rate of a learned log sigma, relative to the rest: it has far to go
 N_SAMPLE_VIDEOS, N_SAMPLE_IMAGES = 4, 12  # shown in a sample picture
@@ -343,7 +343,7 @@ class Trainer:
             [Panel(label, v[i].cpu().numpy(), predicting) for label, v, predicting in columns]
             for i in range(len(video))
         ]
-        write_gif_grid(path, rows, n_past)
+        write_animation_grid(path, rows, n_past)
         return path
 
     def note_best(self, elbo: float) -> bool:
