@@ -189,7 +189,8 @@ def peers() -> Iterator[None]:
         ours = isinstance(error, dist.DistError) or any(word in text.lower() for word in words)
         if isinstance(error, PeerLost) or not ours:
             raise
-        reason = re.sub(r"^\[[^]]*\]\s*", "", text.strip()).splitlines()[0][:200]  # gloo starts with a line of its code
+        # gloo puts a place in its code before the reason, and advice after it
+        reason = re.split(r"\. |\n", re.sub(r"^\[[^]]*\]\s*", "", text.strip()))[0][:200]
         raise PeerLost(f"process {number} of {size} has lost the others ({reason})") from None
 
 

@@ -90,6 +90,11 @@ class Trainer:
                 f"optim.batch-size {n_clips} is less than a clip for each of {distributed.world_size()} processes x "
                 f"optim.accumulate {cfg.optim.accumulate}; pass --optim.batch-size {n_parts} or more"
             )
+        if cfg.data.images and cfg.model.norm == "batch" and n_clips < 2 * n_parts:
+            raise ValueError(
+                "model.norm batch needs 2 images in every pass; pass --model.norm group or "
+                f"--optim.batch-size {2 * n_parts} or more"
+            )
         self.n_at_once = math.ceil(n_clips / n_parts)  # clips in a forward pass
         if distributed.world_size() > 1 and cfg.model.norm == "batch":
             if device.type == "cpu":

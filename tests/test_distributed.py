@@ -1,0 +1,341 @@
+"""Several processes, several passes per step, activations computed again: all of them the step of one process."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing
+from torch.testing import assert_close
+
+import train
+from seqvae.config import ComputeConfig, DataConfig, LikelihoodConfig, ModelConfig, ObjectiveConfig, RunConfig
+from seqvae.training import distributed
+from seqvae.training.logger import read_metrics
+from seqvae.training.loop import StepSampler
+from seqvae.training.trainer import Trainer
+from tests.test_train_cli import TINY as FLAGS
+from tests.test_train_cli import assert_bitwise_equal, final, flat, wait_for
+from tests.test_training import TINY, change, combinations
+from train import build_trainer
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+GROUP = change(change(TINY, "model", norm="group"), "optim", batch_size=5)
+STEPS, BROKEN_STEP = 20, 7
+
+
+def cases() -> dict[str, RunConfig]:
+    geco = ObjectiveConfig(name="geco", tolerance=0.1, lambda_warmup=3)
+    gaussian = LikelihoodConfig(name="gaussian")
+
+    def case(objective: ObjectiveConfig, likelihood: LikelihoodConfig) -> RunConfig:
+        return dataclasses.replace(GROUP, objective=objective, likelihood=likelihood)
+
+    found = {
+        "geco": case(geco, gaussian),
+        "geco-per-frame": case(dataclasses.replace(geco, per_frame=True), gaussian),
+        "optimal-sigma": case(ObjectiveConfig(), LikelihoodConfig(dequantise=True)),
+        "optimal-sigma-soft-clip": case(ObjectiveConfig(), LikelihoodConfig(soft_clip=True)),
+        "iwae": case(ObjectiveConfig(name="iwae", n_importance=2), LikelihoodConfig(name="shared-sigma")),
+        "geco-iwae": case(ObjectiveConfig(name="geco-iwae", n_importance=2, tolerance=0.1), gaussian),
+        "free-bits": case(ObjectiveConfig(free_bits=1e-4, kl_warmup=5), LikelihoodConfig(name="bernoulli")),
+    }
+    clipped = change(change(found["geco"], "optim", ema=0.5), "optim", grad_clip=1.0)
+    found["a-step-of-nan"] = clipped
+    found["geco-two-passes"] = change(clipped, "optim", accumulate=2)
+    found["optimal-sigma-two-passes"] = change(found["optimal-sigma"], "optim", accumulate=2)
+    return found
+
+
+def trained(name: str, cfg: RunConfig) -> dict:
+    """State and numbers after some steps of this process's part of the batch."""
+    torch.manual_seed(1)
+    trainer, log = build_trainer(cfg, 1, CPU), []
+    for step in range(STEPS):
+        video = torch.rand(5, 4, 1, 32, 32, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        if name == "a-step-of-nan" and step == BROKEN_STEP:
+            video[4, 2, 0, 5, 5] = torch.nan  # the last clip, which process 1 has
+        numbers = trainer.train_step(video[distributed.shard(5)])
+        log.append({key: value.tolist() for key, value in numbers.items()})
+    return {"state": trainer.state(), "status": trainer.status(), "log": log}
+
+
+def one_of_two(rank: int, port: int, folder: Path) -> None:
+    join(rank, port)
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    results = {name: trained(name, cfg) for name, cfg in cases().items()}
+    torch.save(results, folder / f"{rank}.pt")
+    distributed.stop()
+
+
+def join(rank: int, port: int) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    distributed.start(cuda=False, timeout=60)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> list[dict]:
+    """What each of two processes, with 3 and 2 of 5 clips, made of every case."""
+    folder = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(one_of_two, (free_port(), folder), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.fixture
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", cases())
+def test_two_processes_with_unequal_shares_train_as_one(name, two_processes, float64):
+    first, second = (results[name] for results in two_processes)
+    same = [{part: results["state"][part] for part in ("objective", "counters")} for results in (first, second)]
+    assert_bitwise_equal(*same)  # equal, not close: nothing would bring two multipliers together again
+    cfg = change(cases()[name], "optim", accumulate=1)
+    alone = trained(name, cfg)
+    for ours in (first, second):
+        theirs, mine = flat(alone["state"]), flat(ours["state"])
+        assert theirs.keys() == mine.keys()
+        for key, value in theirs.items():
+            assert_close(mine[key], value, rtol=1e-6, atol=1e-6, msg=lambda text: f"{key}: {text}")  # noqa: B023
+        assert_close(ours["status"], alone["status"], rtol=1e-6, atol=1e-6)
+        assert_close(ours["log"], alone["log"], rtol=1e-6, atol=1e-6, equal_nan=True)
+    if name == "a-step-of-nan":
+        assert second["state"]["counters"].tolist() == [1, 0, 1]
+        assert [line["loss"] != line["loss"] for line in second["log"]].index(True) == BROKEN_STEP
+    before = build_trainer(cfg, 1, CPU).model.encoder.levels[0][0].weight
+    assert (before - alone["state"]["model"]["encoder.levels.0.0.weight"]).abs().max() > 1e-3, "nothing was learned"
+
+
+# ---- several passes per step
+
+
+def with_passes(cfg: RunConfig, k: int) -> Trainer:
+    cfg = change(change(cfg, "model", norm="group"), "optim", accumulate=k, batch_size=5)
+    return build_trainer(cfg, 1, CPU)
+
+
+def more_combinations() -> list:
+    settings = [("per_frame", "geco-gaussian", True), ("form", "geco-iwae-gaussian", "additive")]
+    settings += [("constraint_on", "geco-iwae-gaussian", "q"), ("free_bits", "elbo-gaussian", 1e-4)]
+    settings += [("loss_on", "geco-gaussian", "future")]
+    known = {param.id: param.values[0] for param in combinations()}
+    found = [pytest.param(change(known[id], "objective", **{f: value}), id=f"{id}-{f}") for f, id, value in settings]
+    for name in ("optimal-sigma", "optimal-sigma-per-image"):
+        cfg = change(known[f"elbo-{name}"], "likelihood", soft_clip=True, dequantise=True)
+        found.append(pytest.param(cfg, id=f"{name}-soft-clip-dequantised"))
+    return found
+
+
+@pytest.mark.parametrize("cfg", [*combinations(), *more_combinations()])
+def test_a_step_in_several_passes_is_the_step_of_one(cfg, float64):
+    whole, parts = with_passes(cfg, 1), with_passes(cfg, 3)
+    for step in range(2):
+        video = torch.rand(5, 4, 1, 32, 32, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        assert_close(*(trainer.train_step(video) for trainer in (parts, whole)), rtol=1e-9, atol=1e-9)
+        for (name, one), other in zip(parts.model.named_parameters(), whole.model.parameters()):
+            assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-9, msg=lambda text: f"{name}: {text}")  # noqa: B023
+    assert_close(*(flat(trainer.state()) for trainer in (parts, whole)), rtol=1e-6, atol=1e-8)
+
+
+def test_batch_norms_running_statistics_move_once_for_each_pass():
+    for objective in ("elbo-optimal-sigma", "elbo-gaussian"):  # two passes over the batch, and one
+        cfg = {param.id: param.values[0] for param in combinations()}[objective]
+        trainer = build_trainer(change(cfg, "optim", accumulate=3), 1, CPU)
+        trainer.train_step(torch.rand(3, 4, 1, 32, 32))
+        assert trainer.model.encoder.levels[0][1].num_batches_tracked == 3
+
+
+# ---- activations computed again
+
+
+def kept_bytes(trainer: Trainer, video: torch.Tensor) -> int:
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        trainer.terms(trainer.model, video, torch.zeros(1, 3, 3, 3), torch.Generator())
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("network", ["dcgan", "vgg"])
+def test_activations_computed_again_give_the_same_step_and_take_less_memory(network, norm):
+    cfg = change(change(TINY, "model", norm=norm, network=network), "optim", ema=0.5)
+    plain = build_trainer(cfg, 1, CPU)
+    again = build_trainer(change(cfg, "compute", checkpoint_activations=True), 1, CPU)
+    for step in range(2):
+        video = torch.rand(3, 4, 1, 32, 32, generator=torch.Generator().manual_seed(step))
+        assert_close(*(trainer.train_step(video) for trainer in (again, plain)), rtol=0, atol=0)
+    assert_bitwise_equal(plain.state(), again.state())  # running statistics and their counts too
+    assert kept_bytes(again, video) < 0.5 * kept_bytes(plain, video)
+
+
+def test_activations_are_computed_again_for_images_and_in_several_passes():
+    data = DataConfig(name="mnist", image_size=32, n_past=0, n_future=1)
+    model = ModelConfig(prior="fixed", width=4, g_dim=8, z_dim=3)
+    cfg = change(dataclasses.replace(TINY, data=data, model=model), "optim", accumulate=2, batch_size=4)
+    plain, again = (build_trainer(change(cfg, "compute", checkpoint_activations=on), 1, CPU) for on in (False, True))
+    video = torch.rand(4, 1, 1, 32, 32)
+    assert_close(*(trainer.train_step(video) for trainer in (again, plain)), rtol=0, atol=0)
+    assert_bitwise_equal(plain.state(), again.state())
+    with pytest.raises(ValueError, match="needs 2 images in every pass.*--optim.batch-size 4 or more"):
+        build_trainer(change(cfg, "optim", batch_size=3), 1, CPU)
+
+
+# ---- which clips, and who is who
+
+
+def test_processes_share_the_clips_of_a_step_whatever_their_number(monkeypatch):
+    whole = list(StepSampler(1000, 7, 0, range(4)))
+    for size in (1, 2, 3, 7):
+        monkeypatch.setattr(distributed, "world_size", lambda: size)  # noqa: B023
+        parts = []
+        for rank in range(size):
+            monkeypatch.setattr(distributed, "rank", lambda: rank)  # noqa: B023
+            parts.append(list(StepSampler(1000, 7, 0, range(4))))
+        assert [sum(step, []) for step in zip(*parts)] == whole
+        assert {len(step) for part in parts for step in part} <= {7 // size, 7 // size + 1}
+
+
+@pytest.mark.parametrize(
+    "variables, words",
+    [
+        ({"WORLD_SIZE": "2"}, "RANK and MASTER_ADDR and MASTER_PORT not set"),
+        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}, "RANK 2 and WORLD_SIZE 2 are no"),
+        ({"RANK": "a", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}, "RANK a and WORLD_SIZE 2 are no"),
+    ],
+)
+def test_half_a_launch_is_one_message(variables, words, monkeypatch, capsys, tmp_path):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert train.main(["demo", *FLAGS, "--run-dir", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert words in err and "torchrun" in err and err.count("\n") == 1
+
+
+def test_one_process_under_a_launcher_is_one_process(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    distributed.start(cuda=False, timeout=1)
+    assert distributed.launched() == (0, 1) and distributed.world_size() == 1
+
+
+@pytest.mark.parametrize(
+    "change_cfg, words",
+    [
+        (lambda cfg: change(cfg, "model", norm="batch"), "pass --model.norm group"),
+        (lambda cfg: change(cfg, "optim", accumulate=3), "pass --optim.batch-size 6 or more"),
+    ],
+)
+def test_what_processes_cannot_do_names_the_remedy(change_cfg, words, monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(ValueError, match=words):
+        build_trainer(change_cfg(GROUP), 1, CPU)
+
+
+# ---- where clips are made
+
+
+def test_clips_made_on_the_device_are_those_of_the_host(tmp_path, capsys):
+    for where in ("host", "device"):
+        assert train.main(["demo", *FLAGS, "--run-dir", str(tmp_path / where), "--compute.data", where]) == 0
+    assert_bitwise_equal(*(final(tmp_path / where) for where in ("host", "device")))
+    assert 0 < read_metrics(tmp_path / "device" / "metrics.jsonl")[0]["train/data_wait"] < 1
+    cfg = change(RunConfig(), "compute", data="device")
+    with pytest.raises(ValueError, match="clips of digits cannot be made on the device; pass --compute.data auto"):
+        train.clip_source(cfg, torch.utils.data.TensorDataset(), CPU)
+    assert train.clip_source(change(cfg, "compute", data="auto"), torch.utils.data.TensorDataset(), CPU) is None
+    assert ComputeConfig().data == "auto"
+
+
+# ---- train.py, several times at once
+
+
+def start_two(folder: Path, *flags: str) -> list[subprocess.Popen]:
+    """Two processes started by hand, each with a run folder of its own, so that it shows who writes."""
+    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = []
+    for rank in range(2):
+        command = [sys.executable, "train.py", "demo", *FLAGS, "--model.norm", "group", *flags]
+        command += ["--run-dir", str(folder / str(rank)), "--compute.timeout", "30"]
+        env = os.environ | launch | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen(command, cwd=ROOT, env=env, **pipes))
+    return processes
+
+
+def test_a_killed_process_ends_the_others_a_signal_to_one_stops_all_and_one_process_goes_on(tmp_path):
+    checkpoints, flags = tmp_path / "0" / "checkpoints", ("--optim.steps", "100000", "--optim.schedule", "constant")
+    first, second = start_two(tmp_path, *flags)
+    wait_for((checkpoints / "previous.pt").exists, first)
+    second.kill()
+    out, err = first.communicate(timeout=60)
+    second.communicate()
+    assert first.returncode == 1 and err.count("\n") == 1, err
+    assert "process 0 of 2 has lost the others" in err and "the same command goes on" in err
+    reached = final(tmp_path / "0")["step"]
+
+    first, second = start_two(tmp_path, *flags)
+    metrics = tmp_path / "0" / "metrics.jsonl"
+    wait_for(lambda: read_metrics(metrics)[-1]["step"] > reached, first)
+    second.send_signal(signal.SIGTERM)
+    (out, err), (quiet, second_err) = (process.communicate(timeout=60) for process in (first, second))
+    assert first.returncode == second.returncode == 0, (err, second_err)
+    stopped = final(tmp_path / "0")["step"]
+    assert f"step {reached}" in out and f"SIGTERM: saved at step {stopped}" in out and quiet == ""
+    assert not (tmp_path / "1").exists(), "process 0 alone writes"
+
+    # One process goes on where two stopped; all steps by one process come to the same, up to rounding.
+    command = ["demo", *FLAGS, "--model.norm", "group", "--optim.schedule", "constant"]
+    command += ["--optim.steps", str(stopped + 2)]
+    for name in ("0", "whole"):
+        assert train.main([*command, "--run-dir", str(tmp_path / name)]) == 0
+    lines = [
+        {line["step"]: line for line in read_metrics(tmp_path / name / "metrics.jsonl") if "train/rmse" in line}
+        for name in ("0", "whole")
+    ]
+    assert lines[0].keys() == lines[1].keys() == set(range(1, stopped + 3))
+    for key in ("train/rmse", "geco/lambda", "geco/constraint"):
+        assert_close(*([line[key] for line in run.values()] for run in lines), rtol=1e-3, atol=1e-5)
+
+
+def test_dry_run_under_torchrun_prints_once(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
+    command += ["demo", *FLAGS, "--run-dir", str(tmp_path / "run"), "--dry-run"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("weights        ") == 1 and not (tmp_path / "run").exists()
+    settings, end = json.JSONDecoder().raw_decode(done.stdout)
+    assert settings["optim"]["accumulate"] == 1 and "cost" in done.stdout[end:]
+
+
+def test_a_process_that_never_comes_ends_the_wait_with_one_line(tmp_path, monkeypatch, capsys):
+    launch = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    for name, value in launch.items():
+        monkeypatch.setenv(name, value)
+    begin = time.monotonic()
+    assert train.main(["demo", *FLAGS, "--compute.timeout", "1", "--run-dir", str(tmp_path / "run")]) == 1
+    err = capsys.readouterr().err
+    assert "process 0 of 2 has lost the others" in err and err.count("\n") == 1
+    assert time.monotonic() - begin < 60 and not (tmp_path / "run").exists()
