@@ -12,6 +12,7 @@ The same command again goes on where the run folder (runs/PRESET, or --run-dir) 
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import shlex
@@ -250,6 +251,10 @@ def dry_run(cfg: RunConfig) -> None:
     print("weights        " + ", ".join(f"{name} {n / 1e6:.2f} M" for name, n in sizes.items()))
     print(f"               {n_weights / 1e6:.2f} M in all, {megabytes:.0f} MB with gradients and Adam's moments")
     print(f"batch          {cfg.optim.batch_size} clips of {tuple(video.shape[1:])}, {clip_kb:.0f} kB each")
+    n_processes, k = distributed.launched()[1], cfg.optim.accumulate
+    if n_processes * k > 1:
+        at_once = math.ceil(cfg.optim.batch_size / (n_processes * k))
+        print(f"passes         {n_processes} processes x {k} passes a step, of {at_once} clips each at most")
     print(f"cost           {flops / 1e12:.3f} TFLOP per step, {flops * cfg.optim.steps / 1e15:.2f} PFLOP in all")
     print(f"device         {device}, {'bfloat16 autocast' if resolve_amp(cfg.compute, device) else 'float32'}")
     print(f"run folder     {cfg.run_dir}")

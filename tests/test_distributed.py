@@ -327,7 +327,7 @@ def test_dry_run_under_torchrun_prints_once(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("weights        ") == 1 and not (tmp_path / "run").exists()
     settings, end = json.JSONDecoder().raw_decode(done.stdout)
-    assert settings["optim"]["accumulate"] == 1 and "cost" in done.stdout[end:]
+    assert settings["optim"]["accumulate"] == 1 and "2 processes x 1 passes a step, of 2 clips" in done.stdout[end:]
 
 
 def test_a_process_that_never_comes_ends_the_wait_with_one_line(tmp_path, monkeypatch, capsys):

@@ -197,8 +197,8 @@ def peers() -> Iterator[None]:
 def parallel(model: nn.Module, device: torch.device) -> nn.Module:
     """The model as processes share it: gradients are averaged while the backward pass still runs.
 
-    DistributedDataParallel rather than one all-reduce after it: at 20 M weights that takes as long as a tenth of a
-    step (docs/scaling.md), which overlapping hides, and every weight has a gradient in every step, all it asks for.
+    DistributedDataParallel rather than one all-reduce after it, which would add as much as a fifth to a step
+    (docs/scaling.md). Every weight has a gradient in every step, which is all that it asks for.
     """
     if world_size() == 1:
         return model
