@@ -15,8 +15,11 @@ Everything lands in RUN/evaluation/PROTOCOL/ (images: RUN/evaluation/images/). A
 
 import dataclasses
 import importlib.util
+import os
+import signal
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,8 +37,8 @@ from seqvae.config import RunConfig, build_model, read_config, to_json
 from seqvae.evaluation import bounds, clip, images
 from seqvae.evaluation.choose import choose_protocol, test_set_of
 from seqvae.evaluation.plan import Plan, execute, make_plan
-from seqvae.evaluation.prediction_file import DamagedPredictions, SavedPredictions
-from seqvae.evaluation.predictions import ModelPredictions
+from seqvae.evaluation.prediction_file import SavedPredictions
+from seqvae.evaluation.predictions import BadPredictions, ModelPredictions
 from seqvae.evaluation.report import comparison_table, write_report
 from seqvae.evaluation.results import MEAN_IMAGE_CLIPS
 from seqvae.evaluation.scores import Oracle
@@ -47,6 +50,10 @@ from seqvae.provenance import provenance
 from seqvae.training import checkpoint, distributed
 from seqvae.training.trainer import choose_device
 
+MAX_SCALE = 32  # screen pixels per pixel: 64 px are 2048 then
+# Fields that nothing would read where no test set of videos is predicted.
+ABOUT_VIDEOS = ("protocol", "test_set", "save_predictions", "lpips", "fvd_weights", "r3d18", "oracle")
+ABOUT_TEST_SETS = (*ABOUT_VIDEOS, "n_videos", "n_importance", "batch_size", "data_root")
 TIMEOUT = 3600  # seconds that processes wait for one another: their shares of the videos may differ in speed
 
 
@@ -87,26 +94,27 @@ class EvalConfig:
         if self.run_dirs and self.from_predictions:
             raise ValueError("runs and --from-predictions at once; evaluate them one after the other")
         if self.from_predictions:
-            defaults = {f.name: f.default for f in dataclasses.fields(self)}
-            for name in ("save_predictions", "clip", "test_set", "checkpoint", "n_importance", "seed"):
-                if getattr(self, name) != defaults[name]:
-                    flag = f"--{name.replace('_', '-')}"
-                    raise ValueError(f"{flag} is about a model, and --from-predictions has none; drop it")
+            names = ("save_predictions", "clip", "test_set", "checkpoint", "n_importance", "seed")
+            self.refuse(names, "is about a model, and --from-predictions has none; drop it")
         if self.n_future is not None and self.clip is None:
             raise ValueError("--n-future goes with --clip: a test set's length is the protocol's; drop it")
-        for name in ("n_videos", "test_set", "save_predictions"):
-            if self.clip is not None and getattr(self, name):
-                raise ValueError(
-                    f"--{name.replace('_', '-')} is about a test set, and --clip predicts one video; drop it"
-                )
-        if self.clip is not None and self.protocol != ("auto",):
-            raise ValueError("--protocol is about a test set, and --clip predicts one video; drop it")
+        if self.gif_scale is not None and self.gif_scale > MAX_SCALE:
+            raise ValueError(f"--gif-scale must be <= {MAX_SCALE}, got {self.gif_scale}")
+        if self.clip is not None:
+            self.refuse(ABOUT_TEST_SETS, "is about a test set, and --clip predicts one video; drop it")
         if self.test_set is not None and self.protocol not in (("auto",), ("own",)):
             raise ValueError(f"--test-set {self.test_set} is scored under own, not {' '.join(self.protocol)}; drop one")
         if "mp4" in self.formats and importlib.util.find_spec("av") is None:
             raise ValueError('--formats mp4 needs PyAV; pip install -e ".[mp4]", or drop it')
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed must be in [0, 2^32), got {self.seed}")
+
+    def refuse(self, names: Sequence[str], why: str) -> None:
+        """ValueError for the first of these fields that was given."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in names:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"--{'no-' if defaults[name] is True else ''}{name.replace('_', '-')} {why}")
 
     @property
     def subjects(self) -> tuple[Path, ...]:
@@ -137,7 +145,7 @@ def main(argv: list[str]) -> int:
 def evaluate(argv: list[str]) -> int:
     """Exit code, as `main`'s; PeerLost when another process has ended."""
     try:
-        options = {"prog": "evaluate.py", "description": __doc__, "console_outputs": distributed.launched()[0] == 0}
+        options = {"prog": "evaluate.py", "description": __doc__, "console_outputs": distributed.is_first()}
         args = tyro.cli(EvalConfig, args=argv, **options)
         distributed.start(args.device != "cpu" and torch.cuda.is_available(), TIMEOUT)
         device = distributed.on_all(lambda: choose_device(args.device, "--device"))
@@ -147,8 +155,13 @@ def evaluate(argv: list[str]) -> int:
         outs = [out for evaluation in evaluations for out in evaluation.outs]
         for out in outs:
             if outs.count(out) > 1:
-                raise ValueError(f"{out} would be written twice; name every run, file and protocol once")
-        distributed.on_main(lambda: [out.mkdir(parents=True, exist_ok=True) for out in outs])
+                raise ValueError(
+                    f"{out} would be written twice; name each run, file and protocol once, or evaluate them one by one"
+                )
+        page = None  # that compares
+        if len(args.subjects) > 1 and args.clip is None:
+            page = args.out or Path("comparison")
+        distributed.on_main(lambda: [check_folder(out) for out in [*outs, page] if out is not None])
     except (ValueError, FileNotFoundError) as error:
         say(f"evaluate.py: {error}", file=sys.stderr)
         return 2
@@ -160,15 +173,14 @@ def evaluate(argv: list[str]) -> int:
         for evaluation in evaluations:
             where = evaluation.outs[0]
             say("\n".join(evaluation.run()), flush=True)
-        if len(args.subjects) > 1 and args.clip is None and distributed.is_main():
-            where = args.out or Path("comparison")
-            where.mkdir(parents=True, exist_ok=True)
-            write_report(where / "report.html", outs)
-            say("\n".join(["", *comparison_table(outs), f"wrote {where / 'report.html'}"]))
+        if page is not None and distributed.is_main():
+            where = page
+            write_report(page / "report.html", outs)
+            say("\n".join(["", *comparison_table(outs), f"wrote {page / 'report.html'}"]))
     except torch.OutOfMemoryError:
         print(f"evaluate.py: the device's memory is too small; lower --batch-size {args.batch_size}", file=sys.stderr)
         return 1
-    except DamagedPredictions as error:
+    except BadPredictions as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -179,8 +191,15 @@ def evaluate(argv: list[str]) -> int:
 
 def say(text: str, **options) -> None:
     """Prints it, once for all processes."""
-    if distributed.launched()[0] == 0:
+    if distributed.is_first():
         print(text, **options)
+
+
+def check_folder(out: Path) -> None:
+    """Makes it; OSError where nothing can be written into it."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out):
+        pass
 
 
 def prepare(args: EvalConfig, subject: Path, device: torch.device) -> list[Evaluation]:
@@ -207,7 +226,9 @@ def prepare_videos(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torc
         raise ValueError(
             f"--n-importance {args.n_importance}: a model without latent has no importance weights; drop it"
         )
-    asked = dict(n_samples=args.n_samples, n_videos=args.n_videos, test_set=args.test_set)
+    # Beside runs that draw many futures, one without latent has its one.
+    n_samples = None if cfg.model.prior == "none" and len(args.run_dirs) > 1 else args.n_samples
+    asked = dict(n_samples=n_samples, n_videos=args.n_videos, test_set=args.test_set)
     protocols = [choose_protocol(cfg, name, **asked) for name in args.protocol]
     model, state = load_model(args, run_dir, cfg, device)
     mean_image = mean_training_image(args, cfg)
@@ -216,7 +237,7 @@ def prepare_videos(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torc
         clips = load_dataset(split="test", root=data_root(args, cfg), **test_set_of(protocol, cfg.data))
         if protocol.name == "own" and args.n_videos is None:
             protocol = dataclasses.replace(protocol, n_videos=min(protocol.n_videos, len(clips)))
-        n_samples, n_videos = counted(args, protocol)
+        n_samples, n_videos = counted(args, protocol, n_samples)
         if n_videos > len(clips):
             raise ValueError(f"--n-videos {n_videos}: the test split of {protocol.test_set} has {len(clips)}")
         name = protocol.name if args.test_set is None else f"{protocol.name}-{args.test_set}"
@@ -271,9 +292,9 @@ def evaluation_of(
     return Evaluation([plan.out for plan in plans], run)
 
 
-def counted(args: EvalConfig, protocol: Protocol) -> tuple[int, int]:
-    """Samples and videos to score; of several protocols each takes as many as it has."""
-    pairs = ((args.n_samples, protocol.n_samples), (args.n_videos, protocol.n_videos))
+def counted(args: EvalConfig, protocol: Protocol, n_samples: int | None) -> tuple[int, int]:
+    """Samples and videos to score, of n_samples asked for; of several protocols each takes as many as it has."""
+    pairs = ((n_samples, protocol.n_samples), (args.n_videos, protocol.n_videos))
     n_samples, n_videos = (
         full if asked is None else min(asked, full) if len(args.protocol) > 1 else asked for asked, full in pairs
     )
@@ -292,7 +313,8 @@ def place(args: EvalConfig, subject: Path, home: Path, name: str, several: bool 
     """Folder of one result: HOME/NAME, or --out, with a folder for each subject and each of several names."""
     if args.out is None:
         return home / name
-    parts = [subject.resolve().stem] if len(args.subjects) > 1 else []
+    name_of = subject.resolve().stem if args.from_predictions else subject.resolve().name
+    parts = [name_of] if len(args.subjects) > 1 else []
     return args.out.joinpath(*parts, *([name] if several else []))
 
 
@@ -311,6 +333,10 @@ def simulator(args: EvalConfig, clips: Dataset | None, protocol: Protocol, seed:
 # ---- files of predictions
 
 
+# What metrics.json says of a run, and a file keeps.
+RUN_FACTS = ("run", "checkpoint", "step", "seed", "sigma", "geco", "config", "data")
+
+
 def prepare_file(args: EvalConfig, path: Path, device: torch.device) -> Evaluation:
     """Saved predictions, ours or another program's, under the protocols asked for, or those they were made for."""
     saved = SavedPredictions(path, device)
@@ -325,21 +351,38 @@ def prepare_file(args: EvalConfig, path: Path, device: torch.device) -> Evaluati
             if asked is not None and asked > available:
                 raise ValueError(f"--n-{what} {asked}: {path} has {available}")
             sizes[f"n_{what}"] = min(asked or available, getattr(protocol, f"n_{what}"))
-        out = place(args, path, path.with_suffix(""), name, several=len(names) > 1)
+        home = path.with_suffix("") if path.suffix else path.with_name(f"{path.name}-scores")
+        out = place(args, path, home, name, several=len(names) > 1)
         plan = plan_for(args, protocol, **sizes, out=out, device=device)
-        plan.facts = {key: value for key, value in made_for.get(name, {}).items() if key != "n_samples"}
+        plan.facts = measured_before(saved, name, plan)
         found, doubt = test_set_of_file(args, saved, protocol, sizes["n_videos"])
         plan.left_out += doubt
         if longest is None or protocol.n_future > longest.n_future:
             clips, longest = found, protocol
         plans.append(plan)
-    facts = {key: value for key, value in saved.facts.items() if key != "protocols"}
-    made_by = {key: facts[key] for key in ("source", "command", "versions") if key in facts}
-    facts |= {"predictions": {"file": str(path), **made_by}, **provenance()}
+    facts = {key: saved.facts[key] for key in RUN_FACTS if key in saved.facts}
+    others = {key: value for key, value in saved.facts.items() if key not in (*RUN_FACTS, "protocols")}
+    facts |= {"predictions": {"file": str(path), **others}, **provenance()}
     oracle = simulator(args, clips, longest, facts.get("seed", 0))
     return Evaluation(
         [plan.out for plan in plans], lambda: execute(saved, plans, facts, oracle=oracle, **how(args, device))
     )
+
+
+def measured_before(saved: SavedPredictions, name: str, plan: Plan) -> dict[str, object]:
+    """Bounds of the same videos that the model's evaluation left in the file; ValueError if they are none."""
+    kept = saved.facts.get("protocols", {}).get(name, {})
+    if "bounds" not in kept:
+        return {}
+    if kept.get("n_videos") != plan.n_videos:
+        plan.left_out.append(f"bounds: left out, the file's are of {kept.get('n_videos')} videos; score as many")
+        return {}
+    found = {"bounds": kept["bounds"]}
+    try:
+        bounds.describe(found | {key: saved.facts[key] for key in ("sigma", "geco") if key in saved.facts}, 1)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError):
+        raise ValueError(f"{saved.path}: the bounds in facts are not what evaluate.py writes; leave them out") from None
+    return found
 
 
 def protocol_of_file(saved: SavedPredictions, name: str) -> Protocol:
@@ -374,7 +417,11 @@ def test_set_of_file(
         arguments = {**saved.facts.get("test_set", {}), "seq_len": length}
         if "name" not in arguments:
             return None, []  # videos that no data set here claims to hold
-    root = args.data_root or saved.facts.get("root")
+    root = args.data_root
+    if root is None and saved.facts.get("root") and any(Path(saved.facts["root"]).glob("*")):
+        root = saved.facts["root"]  # where the run had its data; a file does not make folders or download into them
+    if root is not None and not Path(root).is_dir():
+        return None, [f"test set: its videos were not compared with {protocol.test_set}, {root} is no folder"]
     try:
         clips = load_dataset(split="test", root=root, **arguments)
     except (ValueError, TypeError, FileNotFoundError) as error:
@@ -412,10 +459,8 @@ def prepare_clip(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.
 
 def prepare_images(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.device) -> Evaluation:
     """Errors, bounds and pictures of a model of single images, on the whole test split unless --n-videos says less."""
-    if args.n_samples is not None or args.protocol != ("auto",) or args.clip is not None:
-        raise ValueError(
-            "--n-samples, --protocol and --clip are about predicted videos, and this run is on images; drop them"
-        )
+    about_videos = (*ABOUT_VIDEOS, "n_samples", "clip", "formats", "gif_scale")
+    args.refuse(about_videos, "is about predicted videos, and this run is on images; drop it")
     clips = load_dataset(split="test", **cfg.data.arguments() | {"root": data_root(args, cfg)})
     n_images = args.n_videos or len(clips)
     if n_images > len(clips):
@@ -514,7 +559,12 @@ def mean_training_image(args: EvalConfig, cfg: RunConfig) -> Tensor:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an orderly end: no half-written file stays
     try:
-        sys.exit(main(sys.argv[1:]))
+        code = main(sys.argv[1:])
+        if code == 1 and distributed.launched()[1] > 1:
+            sys.stdout.flush()
+            os._exit(code)  # an orderly exit would wait for a process that has gone
+        sys.exit(code)
     except KeyboardInterrupt:
         sys.exit(130)

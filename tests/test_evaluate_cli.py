@@ -15,9 +15,12 @@ from skimage.metrics import peak_signal_noise_ratio
 import evaluate
 import train
 from datasets import load_dataset
+from datasets.oracle import oracle_futures
 from seqvae.config import read_config
 from seqvae.evaluation import predictions
 from seqvae.evaluation.choose import choose_protocol
+from seqvae.evaluation.scores import Scorer
+from seqvae.metrics.protocols import find_protocol
 from tests.test_train_cli import GECO, SIGMA, TINY, without
 
 
@@ -146,15 +149,16 @@ def test_several_protocols_score_a_run_in_one_command(tmp_path, mnist_root, caps
     reports = {name: json.loads((tmp_path / "evaluation" / name / "metrics.json").read_text()) for name in frames}
     for name, n_future in frames.items():
         assert reports[name]["definitions"]["n_future"] == n_future and f"{n_future} predicted" in out
-        assert len(reports[name]["results"]["best"]["psnr"]["per_frame"]["mean"]) == n_future
-        assert reports[name]["results"]["oracle best"]["psnr"]["mean"] > 10 and "oracle_best_of_n" in reports[name]
+        assert len(reports[name]["results"]["best"]["ssim"]["per_frame"]["mean"]) == n_future
+        assert (
+            10 < reports[name]["results"]["oracle best"]["psnr"]["mean"] <= 40 and "oracle_best_of_n" in reports[name]
+        )
         assert len(reports[name]["diversity"]["per_frame"]["mean"]) == n_future
         assert any("LPIPS" in line for line in reports[name]["left_out"]) == (name != "svg-2018")
     assert reports["svg-2018"]["test_set"]["name"] == "moving_mnist"
     black = {name: reports[name]["results"]["black"]["ssim"]["mean"] for name in frames}
     assert len(set(black.values())) == 3, "three definitions of SSIM"
-    flat = reports["mcvd-2022"]["results"]["best"]["psnr"]["per_frame"]["mean"]
-    assert max(flat) - min(flat) < 1e-5, "one number per video"
+    assert "per_frame" not in reports["mcvd-2022"]["results"]["best"]["psnr"], "one number per video"
     assert evaluate.main([str(tmp_path), *few, "--protocol", "own", "srvp-2020", "--out", str(tmp_path / "x")]) == 0
     assert all((tmp_path / "x" / name / "metrics.json").exists() for name in ("own", "srvp-2020"))
     assert evaluate.main([str(tmp_path), "--protocol", "own", "own"]) == 2
@@ -272,3 +276,60 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(trained, tmp_
     (tmp_path / "file").write_text("")
     assert evaluate.main([str(trained), "--out", str(tmp_path / "file")]) == 2
     assert "cannot use" in capsys.readouterr().err
+
+
+def test_a_folder_that_was_used_shows_nothing_older_and_formats_and_scale_are_as_asked(trained, tmp_path):
+    few = ["--n-samples", "2", "--n-importance", "1", "--out", str(tmp_path)]
+    assert evaluate.main([str(trained), *few, "--n-videos", "3"]) == 0
+    assert evaluate.main([str(trained), *few, "--n-videos", "2", "--formats", "apng", "mp4", "--gif-scale", "1"]) == 0
+    names = {path.name for path in (tmp_path / "gifs").iterdir()}
+    assert names == {f"{name}.{ending}" for name in ("grid", "video_000", "video_001") for ending in ("apng", "mp4")}
+    assert len(list((tmp_path / "strips").iterdir())) == 2
+    with Image.open(tmp_path / "gifs" / "video_000.apng") as small:
+        size = small.size
+    assert evaluate.main([str(trained), *few, "--n-videos", "2", "--formats", "apng", "--gif-scale", "6"]) == 0
+    with Image.open(tmp_path / "gifs" / "video_000.apng") as large:
+        assert large.size[0] > 3 * size[0] / 2 and large.n_frames == 10
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/apng") + page.count("data:image/png") >= 3 and "data:image/gif" not in page
+
+
+def test_several_runs_are_put_side_by_side(tmp_path, monkeypatch, capsys):
+    latent, plain = tmp_path / "latent", tmp_path / "plain"
+    assert train.main([*SIGMA, "--run-dir", str(latent)]) == 0
+    command = [*without(SIGMA, "--model.z-dim"), "--model.prior", "none", "--run-dir", str(plain)]
+    assert train.main(command) == 0
+    monkeypatch.chdir(tmp_path)
+    few = ["--n-videos", "2", "--n-samples", "3"]
+    assert evaluate.main([str(latent), str(plain), *few]) == 0
+    out = capsys.readouterr().out
+    assert "wrote comparison/report.html" in out and "plain" in out.split("wrote")[-2]
+    page = (tmp_path / "comparison" / "report.html").read_text()
+    assert "Comparison of 2 runs" in page and "do not compare" not in page + out, "one group: the same videos"
+    (tmp_path / "file").write_text("")
+    assert evaluate.main([str(latent), str(plain), *few, "--out", str(tmp_path / "file")]) == 2
+
+
+def test_predictions_that_are_not_finite_are_no_score(trained, tmp_path, capsys):
+    for name in ("config.json", "checkpoints/best.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((trained / name).read_bytes())
+    state = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
+    state["model"]["decoder.levels.0.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(state, tmp_path / "checkpoints" / "best.pt")
+    assert evaluate.main([str(tmp_path), "--n-videos", "2", "--n-samples", "2"]) == 2
+    assert "the model predicts NaN" in capsys.readouterr().err
+    assert not (tmp_path / "evaluation" / "own" / "metrics.json").exists()
+
+
+def test_the_oracle_is_the_published_ceiling(mnist_root):
+    # Of 300 videos it is 17.1 +- 0.5 dB and 0.710 +- 0.010 (benchmarks/results); of 64 the interval is twice as wide.
+    clips = load_dataset("smmnist_srvp", mnist_root, "test", seq_len=25)
+    protocol = find_protocol("srvp-2020", "moving_mnist")
+    scorer = Scorer(protocol, {"psnr": protocol.psnr, "ssim": protocol.ssim}, 2, 64)
+    videos = range(64)
+    scorer.start(videos, torch.stack([clips[i] for i in videos]), torch.device("cpu"))
+    scorer.add_oracle(range(2), torch.from_numpy(oracle_futures(clips, videos, 5, 20, range(2), 0)))
+    scores = scorer.oracle.scores
+    assert scores["psnr"].max() <= 40 and abs(scores["psnr"].mean() - 17.14) < 1.2
+    assert abs(scores["ssim"].mean() - 0.710) < 0.03

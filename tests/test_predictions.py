@@ -13,6 +13,7 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 import evaluate
 import train
+from seqvae.evaluation import prediction_file
 from seqvae.evaluation import predictions as predictions_module
 from seqvae.evaluation.prediction_file import SavedPredictions, writing
 from seqvae.evaluation.predictions import Predictions
@@ -279,8 +280,16 @@ ZEROS = np.zeros((2, 5, 1, 32, 32), np.uint8)
         ({"sigma": -1.0}, "the attribute sigma is -1.0, expected a number > 0"),
         ({"sigma": np.ones((2, 3, 3, 1, 32, 16), np.float16)}, "sigma is (2, 3, 3, 1, 32, 16), expected"),
         ({"sigma": np.full((2, 3, 3, 1, 1, 1), np.nan, np.float16)}, "sigma has values that are not finite and > 0"),
-        ({"facts": "no json"}, "the attribute facts is no JSON"),
-        ({"facts": "[1]"}, "the attribute facts is list, expected a JSON object"),
+        ({"facts": "no json"}, "the attribute facts: Invalid JSON"),
+        ({"facts": "[1]"}, "the attribute facts: Input should be an object"),
+        ({"facts": '{"protocols": [1]}'}, "the attribute facts.protocols: Input should be an object"),
+        ({"facts": '{"protocols": {"own": {"n_samples": "x"}}}'}, "facts.protocols.own.n_samples: Input should be"),
+        ({"facts": '{"test_set": "bair"}'}, "the attribute facts.test_set: Input should be an object"),
+        ({"facts": '{"seed": -1}'}, "the attribute facts.seed: Input should be greater"),
+        (
+            {"facts": '{"protocols": {"own": {"n_videos": 2, "bounds": {"elbo_all": 3}}}}'},
+            "the bounds in facts are not",
+        ),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_what_is_wrong(changes, words, tmp_path, capsys):
@@ -312,6 +321,60 @@ def test_a_truncated_damaged_or_missing_file_is_one_line(tmp_path, capsys):
     assert "none.h5 is no file" in capsys.readouterr().err
 
 
+def test_text_of_a_fixed_length_and_a_name_without_ending_are_read(tmp_path):
+    path = foreign(tmp_path / "theirs", format=np.bytes_(b"seqvae predictions"))
+    assert evaluate.main(["--from-predictions", str(path)]) == 0
+    assert (tmp_path / "theirs-scores" / "own" / "metrics.json").exists()
+
+
+def test_bounds_go_only_with_the_videos_they_were_measured_on(trained, tmp_path, capsys):  # noqa: F811
+    few = ["--n-videos", "3", "--n-samples", "2", "--n-importance", "1", "--save-predictions"]
+    assert evaluate.main([str(trained), *few, "--out", str(tmp_path / "out")]) == 0
+    file = ["--from-predictions", str(tmp_path / "out" / "predictions.h5")]
+    assert evaluate.main([*file, "--out", str(tmp_path / "all")]) == 0 and "bounds" in metrics(tmp_path / "all")
+    capsys.readouterr()
+    assert evaluate.main([*file, "--n-videos", "2", "--out", str(tmp_path / "two")]) == 0
+    assert "bounds: left out, the file's are of 3 videos" in capsys.readouterr().out
+    assert "bounds" not in metrics(tmp_path / "two")
+
+
+def test_a_file_neither_makes_folders_nor_downloads(tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    facts = {"data": "moving_mnist", "root": str(elsewhere), "test_set": {"name": "smmnist_srvp"}}
+    path = foreign(tmp_path / "theirs.h5", facts=json.dumps(facts))
+    assert evaluate.main(["--from-predictions", str(path), "--data-root", str(tmp_path / "nowhere")]) == 0
+    assert evaluate.main(["--from-predictions", str(path)]) == 0
+    assert not elsewhere.exists() and not (tmp_path / "nowhere").exists()
+
+
+class Full:
+    """A disk that takes 100 kB."""
+
+    def __init__(self, file) -> None:
+        self.file, self.left = file, 100_000
+
+    def write(self, data: bytes) -> int:
+        self.left -= len(data)
+        if self.left < 0:
+            raise OSError(28, "No space left on device")
+        return self.file.write(data)
+
+    def __getattr__(self, name: str):
+        return getattr(self.file, name)
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path, monkeypatch):
+    wrapped = prediction_file._Disk
+    monkeypatch.setattr(prediction_file, "_Disk", lambda file: wrapped(Full(file)))
+    made = Made(None)
+    made.samples = torch.randint(256, (7, 5, 3, 1, 64, 64)).byte()
+    made.video, made.drawn = torch.zeros(5, 5, 1, 64, 64).byte(), torch.zeros(5, 3, 1, 64, 64).byte()
+    with pytest.raises(OSError, match="No space left"), writing(tmp_path / "p.h5", made, {}) as writer:
+        for _ in range(10):
+            writer.add_futures(range(5), range(7), made.samples, None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failure_leaves_no_half_file(tmp_path):
     with pytest.raises(KeyboardInterrupt), writing(tmp_path / "p.h5", Made(), {}) as writer:
         writer.add_truth(range(2), Made().video[:2])
@@ -327,6 +390,9 @@ def test_a_failure_leaves_no_half_file(tmp_path):
         (["--from-predictions", "x.h5", "--save-predictions"], "--save-predictions is about a model"),
         (["--from-predictions", "x.h5", "--seed", "3"], "--seed is about a model"),
         (["RUN", "--gif-scale", "0"], "--gif-scale must be >= 1, got 0"),
+        (["RUN", "--gif-scale", "1000"], "--gif-scale must be <= 32, got 1000"),
+        (["RUN", "--clip", "a.gif", "--no-oracle"], "--no-oracle is about a test set"),
+        (["RUN", "--clip", "a.gif", "--fvd-weights", "x.pt"], "--fvd-weights is about a test set"),
         (["RUN", "--clip", "a.gif", "--save-predictions"], "--save-predictions is about a test set"),
         (["RUN", "--test-set", "mnist_test_seq", "--protocol", "srvp-2020"], "is scored under own, not srvp-2020"),
     ],

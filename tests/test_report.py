@@ -307,6 +307,8 @@ def test_a_comparison_marks_the_best_run_of_each_column_and_lists_what_differs(t
 @pytest.mark.parametrize("what", ["protocol", "test_set"])
 def test_other_rules_or_other_test_videos_never_share_a_table(tmp_path, what):
     apart = second() | {what: {"protocol": "mcvd-2022", "test_set": {"name": "x", "sha256": "0"}}[what]}
+    if what == "protocol":
+        apart["definitions"] = apart["definitions"] | {"name": "mcvd-2022"}
     folders = [evaluation(tmp_path / "a", facts()), evaluation(tmp_path / "b", apart)]
     folders += [evaluation(tmp_path / "c", second() | {"run": "runs/third"}), evaluation(tmp_path / "d", images())]
     page = report(tmp_path, *folders)

@@ -88,6 +88,8 @@ def _finite_part(line: Line) -> Line:
 def figures(group: Sequence[Evaluated], alone: bool) -> list[dict]:
     """Charts by `key`, with one legend each: runs overlaid, or if `alone` one run's kinds of futures."""
     first = group[0]
+    simulated = [e for e in group if e.find("results", "oracle best")]
+    ceiling = max(simulated, key=lambda e: e.facts.get("n_samples") or 0, default=first)
     metrics = {key: m["label"] for e in reversed(group) for key, m in e.metrics.items()}
     n_past = first.definitions.get("n_past") or 0
     time = f"frame t (predicted from t = {n_past})"
@@ -102,7 +104,7 @@ def figures(group: Sequence[Evaluated], alone: bool) -> list[dict]:
                 name, style = (kind, f"c{k} d0") if alone else (f"{e.name}, {kind}", f"c{i % 6} d{k}")
                 lines.append(_curve(name, e.find("results", kind, key, "per_frame"), style, n_past))
         lines.append(
-            _curve("simulator, best", first.find("results", "oracle best", key, "per_frame"), _CEILING, n_past)
+            _curve("simulator, best", ceiling.find("results", "oracle best", key, "per_frame"), _CEILING, n_past)
         )
         for i, name in enumerate(BASELINES):
             estimate = first.find("results", name, key, "per_frame", "mean")
@@ -111,7 +113,7 @@ def figures(group: Sequence[Evaluated], alone: bool) -> list[dict]:
 
     def by_n(key: str) -> list[Line]:
         tables = [(e.name, e.find("best_of_n", key), f"c{i % 6} d{i // 6 % 4}") for i, e in enumerate(group)]
-        tables.append(("simulator", first.find("oracle_best_of_n", key), _CEILING))
+        tables.append(("simulator", ceiling.find("oracle_best_of_n", key), _CEILING))
         lines = []
         for name, table, style in tables:
             sides = [[entry.get(k) for entry in (table or {}).values()] for k in ("mean", "low", "high")]

@@ -1,6 +1,7 @@
 """From predictions and a list of protocols to files, pictures and text."""
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from seqvae.metrics import published
 from seqvae.metrics.frechet import FrechetDistance, VideoFeatures, i3d, r3d18
 from seqvae.metrics.protocols import Metric, Protocol, build_metrics, label
 from seqvae.training.distributed import is_main
+
+load_i3d, load_r3d18 = functools.cache(i3d), functools.cache(r3d18)  # once for all protocols
 
 
 @dataclass
@@ -61,14 +64,22 @@ def make_plan(
     if protocol.frechet_samples == 0:
         left_out.append(f"FVD: left out, {protocol.name} defines none")
     elif fvd_weights is not None:
-        networks.append(i3d(fvd_weights, device))
+        networks.append(load_i3d(fvd_weights, device))
     else:
         left_out.append("FVD: left out, it needs a TorchScript I3D file: --fvd-weights FILE")
-    if use_r3d18 and protocol.frechet_samples:
+    if use_r3d18 and protocol.frechet_samples == 0:
+        left_out.append(f"Frechet distance on r3d_18 features: left out, {protocol.name} defines none")
+    elif use_r3d18:
         try:
-            networks.append(r3d18(device))
+            networks.append(load_r3d18(device))
         except FileNotFoundError as error:
             left_out.append(f"Frechet distance on r3d_18 features: left out, {error}")
+    n_frames = protocol.n_past + protocol.n_future
+    for network in list(networks):
+        if n_videos < 2 or n_frames < network.min_frames:
+            networks.remove(network)
+            needed = f"it needs 2 videos of {network.min_frames} frames, and there are {n_videos} of {n_frames}"
+            left_out.append(f"{network.name}: left out, {needed}")
     return Plan(protocol, n_samples, n_videos, out, metrics, networks, left_out)
 
 
@@ -98,7 +109,8 @@ def execute(
         Scorer(p.protocol, p.metrics, p.n_samples, p.n_videos, [FrechetDistance(network) for network in p.networks])
         for p in plans
     ]
-    kept = {**facts, "protocols": {p.protocol.name: {"n_samples": p.protocol.n_samples, **p.facts} for p in plans}}
+    protocols = {p.protocol.name: {"n_samples": p.protocol.n_samples, "n_videos": p.n_videos, **p.facts} for p in plans}
+    kept = {**facts, "protocols": protocols}
     with writing(save, predictions, kept) if save is not None else contextlib.nullcontext() as writer:
         score(predictions, scorers, batch_size=batch_size, device=device, oracle=oracle, writer=writer)
     if not is_main():
@@ -126,8 +138,12 @@ def execute(
         lines += ["", *results.table(p.name)]
         for distance in scorer.frechet:
             result = frechet[distance.features.name]
+            drawn = result["n_fake"] // result["n_real"]
             floor = "" if result["floor"] is None else f"; real against real, half as many: {result['floor']:.1f}"
-            lines.append(f"{distance.features.name}: {result['distance']:.1f} ({distance.features.definition}{floor})")
+            lines.append(
+                f"{distance.features.name}: {result['distance']:.1f} ({distance.features.definition}; "
+                f"{drawn} future{'s' if drawn > 1 else ''} of each video{floor})"
+            )
             lines += [f"  {result['warning']}"] if result["warning"] else []
         lines += [*p.left_out, f"test set: {p.protocol.test_set}, SHA-256 {scorer.content_hash}"]
         if "bounds" in whole:

@@ -17,13 +17,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated, Any, BinaryIO
 
 import h5py
 import numpy as np
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from seqvae.evaluation.predictions import Predictions, array
+from seqvae.evaluation.predictions import BadPredictions, Predictions, array
 
 FORMAT, VERSION = "seqvae predictions", 1
 # A chunk is one video or one of its futures; the checksum of each finds damage that gzip alone would pass.
@@ -31,8 +34,28 @@ STORAGE = {"compression": "gzip", "compression_opts": 4, "fletcher32": True}
 OPTIONAL = {"posterior": ("V", "F", "C", "H", "W"), "mean_image": ("C", "H", "W")}
 
 
-class DamagedPredictions(ValueError):
-    """Frames of a file that cannot be read, or sigmas that are none."""
+class ProtocolFacts(TypedDict, total=False):
+    """Of one protocol."""
+
+    n_samples: Annotated[int, Field(ge=1)]  # the protocol's, for this model
+    n_videos: Annotated[int, Field(ge=1)]  # that the numbers below were measured on
+    bounds: dict[str, Any]
+
+
+class Facts(TypedDict, total=False):
+    """What the attribute `facts` may hold; other keys are kept as they are."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+
+    source: str
+    data: str
+    root: str | None
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    test_set: dict[str, str | int | float | bool | None]
+    protocols: dict[str, ProtocolFacts]
+
+
+FACTS = TypeAdapter(Facts)
 
 
 class SavedPredictions(Predictions):
@@ -41,7 +64,7 @@ class SavedPredictions(Predictions):
     Raises:
         FileNotFoundError: no such file.
         ValueError: no predictions file, truncated, damaged, or of a wrong shape, dtype or range; one line that says
-            what was found and what was expected. Damage inside the frames is a DamagedPredictions when they are read.
+            what was found and what was expected. Damage inside the frames is BadPredictions when they are read.
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
@@ -50,12 +73,9 @@ class SavedPredictions(Predictions):
             raise FileNotFoundError(f"{path} is no file; expected predictions that --save-predictions wrote")
         try:
             self.file = h5py.File(self.path, "r")
-        except OSError as error:
-            raise ValueError(f"{path} is no whole HDF5 file ({str(error).splitlines()[0]}); write it again") from None
-        attributes = {
-            name: value.item() if np.isscalar(value) and hasattr(value, "item") else value
-            for name, value in self.file.attrs.items()
-        }
+            attributes = {name: _plain(value) for name, value in self.file.attrs.items()}
+        except (OSError, RuntimeError, KeyError) as error:  # h5py has one for each place that can be damaged
+            raise ValueError(f"{path} is no whole HDF5 file ({_line(error)}); write it again") from None
         if (attributes.get("format"), attributes.get("version")) != (FORMAT, VERSION):
             found = ", ".join(f"{name} {attributes.get(name)!r}" for name in ("format", "version"))
             raise ValueError(f"{path} has {found}, expected format {FORMAT!r}, version {VERSION}")
@@ -86,7 +106,7 @@ class SavedPredictions(Predictions):
             self.mean_image = torch.from_numpy(self._read("mean_image", ...))
             if not ((self.mean_image >= 0) & (self.mean_image <= 1)).all():
                 raise ValueError(f"{path}: mean_image has values outside [0, 1], or NaN; pixels are in [0, 1]")
-        self.facts: dict = self._facts(attributes.get("facts", "{}"))
+        self.facts = self._facts(attributes.get("facts", "{}"))
         self.one_sigma = self._sigma_attribute(attributes.get("sigma"))
 
     def truth(self, videos: range) -> Tensor:
@@ -110,19 +130,22 @@ class SavedPredictions(Predictions):
             return self.one_sigma
         sigma = arrange(torch.from_numpy(self._read(name, index)).to(self.device).float())
         if not ((sigma > 0) & sigma.isfinite()).all():
-            raise DamagedPredictions(f"{self.path}: {name} has values that are not finite and > 0")
+            raise BadPredictions(f"{self.path}: {name} has values that are not finite and > 0")
         return sigma
 
     def _read(self, name: str, index) -> np.ndarray:
         try:
             return self.file[name][index]
         except OSError as error:
-            raise DamagedPredictions(
+            raise BadPredictions(
                 f"{self.path}: {name} is damaged ({str(error).splitlines()[0]}); write it again"
             ) from None
 
     def _dataset(self, name: str, dtype: type, ndim: int) -> h5py.Dataset:
-        found = self.file.get(name)
+        try:
+            found = self.file.get(name)
+        except (OSError, RuntimeError, KeyError) as error:
+            raise ValueError(f"{self.path}: {name} is damaged ({_line(error)}); write it again") from None
         what = f"{found.shape} {found.dtype}" if isinstance(found, h5py.Dataset) else "missing"
         if what == "missing" or found.dtype != dtype or found.ndim != ndim:
             raise ValueError(f"{self.path}: {name} is {what}, expected {ndim} axes of {np.dtype(dtype)}")
@@ -132,14 +155,13 @@ class SavedPredictions(Predictions):
         if self.file[name].shape != expected:
             raise ValueError(f"{self.path}: {name} is {self.file[name].shape}, expected {expected} beside truth")
 
-    def _facts(self, text: str) -> dict:
+    def _facts(self, text: object) -> "Facts":
         try:
-            facts = json.loads(text)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{self.path}: the attribute facts is no JSON ({error})") from None
-        if not isinstance(facts, dict):
-            raise ValueError(f"{self.path}: the attribute facts is {type(facts).__name__}, expected a JSON object")
-        return facts
+            return FACTS.validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, ("facts", *first["loc"])))
+            raise ValueError(f"{self.path}: the attribute {where}: {first['msg']}; docs/predictions.md") from None
 
     def _sigma_attribute(self, sigma: object) -> Tensor | None:
         if sigma is None:
@@ -152,8 +174,8 @@ class SavedPredictions(Predictions):
 class Writer:
     """Takes what is predicted while it is scored."""
 
-    def __init__(self, file: h5py.File, predictions: Predictions) -> None:
-        self.file, self.predictions = file, predictions
+    def __init__(self, file: h5py.File, predictions: Predictions, disk: "_Disk") -> None:
+        self.file, self.predictions, self.disk = file, predictions, disk
 
     def add_truth(self, videos: range, truth: Tensor) -> None:
         """truth: (B, T, C, H, W) uint8."""
@@ -184,6 +206,28 @@ class Writer:
             chunks = (*(1 for _ in first), *rest)
             self.file.create_dataset(name, (*first, *rest), array(values[:0]).dtype, chunks=chunks, **STORAGE)
         self.file[name][index] = array(values)
+        self.disk.check()
+
+
+class _Disk:
+    """A file whose first failed write is kept for later: HDF5 itself does not survive one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.error = file, None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            return len(data)
+
+    def check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def __getattr__(self, name: str):
+        return getattr(self.file, name)
 
 
 @contextmanager
@@ -193,19 +237,27 @@ def writing(path: Path, predictions: Predictions, facts: dict[str, object]) -> I
     Args:
         facts: JSON values to keep with the frames: what made them, and what only the model can say.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with h5py.File(partial, "w") as file:
+        with partial.open("w+b", buffering=0) as raw:
+            disk = _Disk(raw)
+            with h5py.File(disk, "w") as file:
                 file.attrs.update(format=FORMAT, version=VERSION, n_past=predictions.n_past, facts=json.dumps(facts))
                 if predictions.mean_image is not None:
                     file["mean_image"] = array(predictions.mean_image.float())
-                yield Writer(file, predictions)
-        except RuntimeError as error:  # what h5py makes of a disk that fills up while it closes
-            if "HDF5" not in str(error) and "h5" not in str(error).lower():
-                raise
-            raise OSError(None, str(error).splitlines()[0], str(path)) from error
+                yield Writer(file, predictions, disk)
+            disk.check()
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _plain(value: object) -> object:
+    """An attribute as Python has it; text of a fixed length comes as bytes."""
+    value = value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -21,6 +21,10 @@ POSTERIOR_KEY = 2**32  # number of the first posterior sample, so that its noise
 ROLLOUT_ROWS = 256  # samples x videos predicted at once: bounds the memory, changes no number
 
 
+class BadPredictions(ValueError):
+    """Frames that cannot be scored: a model's that are not finite, a file's that are damaged."""
+
+
 class Predictions(ABC):
     """N futures of each of V videos. Every array of a video is a function of the video alone, not of its batch.
 
@@ -70,9 +74,12 @@ class ModelPredictions(Predictions):
     ) -> None:
         self.model, self.clips, self.seed, self.device, self.mean_image = model, clips, seed, device, mean_image
         self.n_past, self.n_future, self.n_samples, self.n_videos = n_past, n_future, n_samples, n_videos
+        self._last: tuple[range, Tensor] | None = None  # clips that are asked for again, for each portion of samples
 
     def truth(self, videos: range) -> Tensor:
-        return torch.stack([self.clips[i][: self.n_past + self.n_future] for i in videos])
+        if self._last is None or self._last[0] != videos:
+            self._last = videos, torch.stack([self.clips[i][: self.n_past + self.n_future] for i in videos])
+        return self._last[1]
 
     def futures(self, videos: range, samples: range) -> tuple[Tensor, Tensor | None]:
         context = as_float(self.truth(videos)[:, : self.n_past], self.device)
@@ -97,7 +104,9 @@ def own_videos(n_videos: int) -> range:
 
 
 def as_bytes(frames: Tensor) -> Tensor:
-    """[0, 1] -> uint8, rounded to the nearest."""
+    """[0, 1] -> uint8, rounded to the nearest; BadPredictions for NaN."""
+    if not frames.sum().isfinite():
+        raise BadPredictions("the model predicts NaN or infinities; train it again, or take an earlier --checkpoint")
     return (255 * frames).round().byte()
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from seqvae.evaluation.scores import Scorer
+from seqvae.evaluation.scores import ORACLE_CAP, Scorer
+from seqvae.evaluation.tables import BASELINES
 from seqvae.metrics.best_of_n import Estimate, Summary, over_videos
 from seqvae.training.checkpoint import write_atomically
 from seqvae.visualize import (
@@ -28,8 +29,8 @@ from seqvae.visualize import (
 MEAN_IMAGE_CLIPS = 256  # training clips whose frames make the mean training image
 RANDOM = 3  # samples shown beside the best one, the first of the N
 GRID_ROWS = 4
+PLOTS = ("curves.png", "score_by_n.png", "calibration.png")
 KINDS = ("best", "mean", "worst")
-BASELINES = ("copy last frame", "mean of context", "mean training image", "black")
 DIVERSITY = {
     "mse": ("diversity", "mean squared difference per pixel between two samples of a video"),
     "lpips": ("diversity_lpips", "LPIPS between two samples of a video"),
@@ -47,6 +48,7 @@ class Results:
         self.scorer, self.summaries = scorer, scorer.summaries()
         self.diversity, self.calibration = scorer.diversity, scorer.calibration
         others = scorer.others
+        self.framewise = [name for name, metric in scorer.metrics.items() if metric.per_frame]
         ours, oracle = self.summaries["predictions"], self.summaries.get("oracle")
         sampled: dict[str, tuple[dict[str, Summary], str]] = {kind: (ours, kind) for kind in KINDS}
         if oracle is not None:
@@ -70,7 +72,8 @@ class Results:
             },
             "results": {
                 method: {
-                    metric: {**_estimate(over_videos(values)), "per_frame": _estimate(self.per_frame[method][metric])}
+                    metric: _estimate(over_videos(values))
+                    | ({"per_frame": _estimate(self.per_frame[method][metric])} if metric in self.framewise else {})
                     for metric, values in metrics.items()
                 }
                 for method, metrics in self.per_video.items()
@@ -97,7 +100,9 @@ class Results:
     def write(self, out: Path, facts: dict[str, object]) -> None:
         """metrics.json (means, intervals, curves, score against N), metrics.csv (a line per video and method)."""
         out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / "metrics.json", json.dumps({**facts, **self.as_json()}, indent=1).encode())
+        write_atomically(
+            out / "metrics.json", json.dumps({**facts, **self.as_json()}, indent=1, allow_nan=False).encode()
+        )
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["video", "method", *self.scorer.metrics])
@@ -107,7 +112,10 @@ class Results:
         write_atomically(out / "metrics.csv", text.getvalue().encode())
 
     def draw(self, out: Path, *, formats: Sequence[str] = ("gif",), scale: int | None = None) -> None:
-        """gifs/ (in each of the formats), strips/, curves.png, score_by_n.png and calibration.png."""
+        """gifs/ (in each of the formats), strips/, and PLOTS; pictures of an earlier evaluation go."""
+        for pattern in ("gifs/video_*", "gifs/grid.*", "strips/video_*", *PLOTS):
+            for old in out.glob(pattern):
+                old.unlink()
         n_past, rows = self.scorer.protocol.n_past, self._panels()
         for i, panels in enumerate(rows):
             for ending in formats:
@@ -146,7 +154,7 @@ class Results:
                 Curve(names[method], *c[metric]) if method in names else Curve(method, c[metric].mean, muted=True)
                 for method, c in self.per_frame.items()
             ]
-            for metric in scorer.metrics
+            for metric in self.framewise
         }
         write_curves(out / "curves.png", plots, n_past)
         if scorer.n_samples > 1:
@@ -183,9 +191,8 @@ class Results:
         """The terminal's summary, each number's definition below it."""
         scorer, protocol = self.scorer, self.scorer.protocol
         n_samples = scorer.n_samples
-        names = {kind: f"{kind} of {n_samples}" for kind in KINDS} | {
-            f"oracle {kind}": f"oracle, {kind} of {n_samples}" for kind in KINDS
-        }
+        names = {kind: f"{kind} of {n_samples}" for kind in KINDS}
+        names |= {f"oracle {kind}": f"oracle, {name}" for kind, name in names.items()}
         lines = [
             name,
             f"{protocol.test_set}: {scorer.n_videos} videos, {protocol.n_past} frames seen, "
@@ -211,12 +218,11 @@ class Results:
         if "posterior" in self.per_video:
             lines.append("posterior: each frame drawn from the real one before it and latents that have seen it.")
         if "mean training image" in self.per_video:
-            lines.append(
-                f"mean training image: of {MEAN_IMAGE_CLIPS} training clips; mean of context: of the frames seen."
-            )
+            lines.append(f"mean training image: of the training set, or of its first {MEAN_IMAGE_CLIPS} clips.")
         if scorer.oracle is not None:
             lines.append(
-                "oracle: the true simulator, continued from the true digits, places and speeds of the last frame seen."
+                "oracle: the true simulator, continued from the true digits, places and speeds of the last frame seen; "
+                f"PSNR of a frame, {ORACLE_CAP:.0f} dB at most."
             )
         for key, values in self.diversity.items():
             mean, half_width = over_videos(values.mean(1))

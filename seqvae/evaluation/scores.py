@@ -18,10 +18,11 @@ from seqvae.metrics.best_of_n import BestOfN, Summary
 from seqvae.metrics.frame import without_tf32
 from seqvae.metrics.frechet import FrechetDistance
 from seqvae.metrics.protocols import Metric, Protocol
-from seqvae.training.distributed import collect, world_size
+from seqvae.training.distributed import collect, is_main, world_size
 from seqvae.training.trainer import as_float
 
 SHOWN = 8  # videos that get a GIF and a strip
+ORACLE_CAP = 40.0  # dB: the simulator hits frames exactly, and 100 dB for each would be all that a mean shows
 LEVELS = (0.5, 0.9)  # of the central intervals whose coverage is measured
 Oracle = Callable[[range, range], np.ndarray]  # videos, samples -> (n, B, F, C, H, W) uint8
 
@@ -105,14 +106,15 @@ class Scorer:
                 distance.add(torch.cat([self.context, future], dim=1), real=False)
 
     def add_oracle(self, samples: range, frames: Tensor) -> None:
-        """frames: (n, B, F, C, H, W) uint8."""
+        """frames: (n, B, F, C, H, W) uint8. Their PSNR counts ORACLE_CAP at most."""
         n, b, f = max(0, min(self.n_samples - samples.start, len(frames))), len(self.videos), self.protocol.n_future
         if n * b == 0:
             return
         if self.oracle is None:
             self.oracle = BestOfN(*self.predictions.shape)
-        futures = as_float(frames[:n, :b, :f], self.video.device)
-        self.oracle.add(samples.start, self.videos.start, **self._measure(futures, self.target))
+        scores = self._measure(as_float(frames[:n, :b, :f], self.video.device), self.target)
+        scores["psnr"] = scores["psnr"].clamp(max=ORACLE_CAP)
+        self.oracle.add(samples.start, self.videos.start, **scores)
 
     def finish(self, posterior: tuple[Tensor, Tensor | None] | None, mean_image: Tensor | None) -> None:
         """posterior: (B, F, C, H, W) uint8 and its sigma; mean_image: (C, H, W) in [0, 1]."""
@@ -161,19 +163,25 @@ class Scorer:
     def gather(self, predictions: Predictions, batch_size: int) -> None:
         """Joins what several processes have scored, each a range of videos, in the videos' order."""
         lists = (self.shown, self._diversity, self._calibration, self._others)
-        tables = [(scores.scores if scores is not None else {}) for scores in (self.predictions, self.oracle)]
+        mine = own_videos(predictions.n_videos)
+        mine = slice(min(mine.start, self.n_videos), min(mine.stop, self.n_videos))
+        tables = [
+            {metric: table[:, mine] for metric, table in scores.scores.items()} if scores is not None else {}
+            for scores in (self.predictions, self.oracle)
+        ]
         parts = collect((*lists, *tables))
         shown, diversity, calibration, others, ours, oracles = zip(*parts)
         self.shown = [video for part in shown for video in part]
         self._diversity, self._calibration = _joined(diversity), _joined(calibration)
         self._others = {method: _joined([part.get(method, {}) for part in others]) for method in _keys(others)}
-        # A table is nan where its process has scored nothing.
-        self.predictions.scores = {m: np.fmax.reduce([part[m] for part in ours if m in part]) for m in _keys(ours)}
+        self.predictions.scores = _side_by_side(ours)
         if _keys(oracles):
             self.oracle = BestOfN(*self.predictions.shape)
-            self.oracle.scores = {m: np.fmax.reduce([part[m] for part in oracles if m in part]) for m in _keys(oracles)}
+            self.oracle.scores = _side_by_side(oracles)
         for distance in self.frechet:
             distance.gather()
+        if not is_main():
+            return
         self._digest = hashlib.sha256()
         n_frames = self.protocol.n_past + self.protocol.n_future
         for first in range(0, self.n_videos, batch_size):
@@ -247,6 +255,11 @@ class _Residuals:
 
 def _keys(parts: Sequence[dict]) -> list[str]:
     return list(dict.fromkeys(key for part in parts for key in part))
+
+
+def _side_by_side(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Tables (N, V, F) of all videos from those of ranges of them."""
+    return {key: np.concatenate([part[key] for part in parts if key in part], axis=1) for key in _keys(parts)}
 
 
 def _joined(parts: Sequence[dict[str, list]]) -> dict[str, list]:

@@ -104,7 +104,9 @@ def comparable(evaluated: Sequence[Evaluated]) -> list[list[Evaluated]]:
     """Groups of one protocol, test set, context and N; a model without latent, which has one future, joins any N."""
 
     def rules(e: Evaluated) -> tuple:
-        return e.images, e.facts.get("protocol"), e.find("test_set", "sha256"), e.definitions.get("n_past")
+        # Not the printed protocol: it says "4 of 100 samples", where a model without latent has one in all.
+        protocol = e.definitions.get("name"), e.definitions.get("n_past"), e.definitions.get("n_future")
+        return e.images, protocol, e.find("test_set", "sha256"), e.facts.get("n_videos")
 
     def one_future(e: Evaluated) -> bool:
         return "bounds" in e.facts and "active_units" not in e.facts["bounds"]
@@ -225,8 +227,12 @@ def scores_table(e: Evaluated) -> Table:
         return [Row(f"{m} of {n}" if counted[m] else m, scores[m], NOTES.get(m, "")) for m in methods]
 
     fvd = {"fvd": e.score("frechet", "FVD", "distance")}
+    drawn = (e.find("frechet", "FVD", "n_fake") or 1) // (e.find("frechet", "FVD", "n_real") or 1)
+    each = ("one future each", "the first future of each video")
+    if drawn > 1:
+        each = (f"{drawn} futures each", f"the first {drawn} futures of each video")
     sections = {
-        "Predicted": [*rows("best", "mean", "worst"), Row("one future each", fvd, "the first future of each video")],
+        "Predicted": [*rows("best", "mean", "worst"), Row(each[0], fvd, each[1])],
         "Not a prediction": rows("posterior"),
         "The true simulator, the ceiling": rows("oracle best", "oracle mean"),
         "Without a model": rows(*BASELINES),
@@ -275,9 +281,13 @@ def compared(group: Sequence[Evaluated]) -> Table:
         return Row(e.name, cells, ", ".join(f"{sizes[k]} {e.facts[k]}" for k in sizes if e.facts.get(k) is not None))
 
     def other(name: str, best: str, mean: str) -> list[Row]:
-        """From the first run that has it: their test videos are the same."""
-        e = next((e for e in group if e.find("results", best)), None)
-        return [Row(name, frame_scores(e, best, mean), NOTES[best])] if e else []
+        """From the run with the most samples: their test videos are the same."""
+        have = [e for e in group if e.find("results", best)]
+        if not have:
+            return []
+        e = max(have, key=lambda e: e.facts.get("n_samples") or 0)
+        n = f", N {e.facts['n_samples']}" if best.startswith("oracle") and e.facts.get("n_samples") else ""
+        return [Row(name + n, frame_scores(e, best, mean), NOTES[best])]
 
     sections = {
         "Models": _mark_best([run(e) for e in group], columns),

@@ -217,11 +217,14 @@ def check_frames(**frames: Tensor) -> None:
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Convolutions in full float32: TF32 moves SSIM, and a rollout that feeds on itself even more."""
+    """Full float32: TF32 moves SSIM, and a rollout that feeds on itself even more."""
     # Not cudnn.flags(): it raises where TF32 was set through the per-operator switches.
-    conv = torch.backends.cudnn.conv
-    before, conv.fp32_precision = conv.fp32_precision, "ieee"
+    switches = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    before = [switch.fp32_precision for switch in switches]
+    for switch in switches:
+        switch.fp32_precision = "ieee"
     try:
         yield
     finally:
-        conv.fp32_precision = before
+        for switch, precision in zip(switches, before):
+            switch.fp32_precision = precision

@@ -21,6 +21,7 @@ class Metric(NamedTuple):
     score: Callable[[Tensor, Tensor], Tensor]  # (..., F, C, H, W) twice -> (..., F)
     definition: str
     higher_is_better: bool = True
+    per_frame: bool = True  # False: one number per video, which each of its frames has
 
 
 def _of_video(pred: Tensor, target: Tensor) -> Tensor:
@@ -43,6 +44,7 @@ _PSNR_MCVD = Metric(
     "PSNR (dB)",
     _of_video,
     "10 log10(1 / mse), mse over all predicted frames and channels of a video, at most 100 dB; one number per video",
+    per_frame=False,
 )
 _SSIM_MCVD = Metric(
     "SSIM", frame.ssim_mcvd, "11x11 Gaussian window, sigma 1.5, valid convolution, of 8-bit grey frames"
