@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from pydantic import ConfigDict
 from torch import Tensor, nn
@@ -137,7 +138,7 @@ class SequenceVAE(nn.Module):
 
         n_skips = n_frames - 1 if self.last_frame_skip else n_past or self.n_past
         # The last observed frame, as FitVid. SVG stops one earlier, at n_past - 2, which leaves n_past = 1 undefined.
-        params = self.decode(g, [skip[:, :n_skips].contiguous() for skip in skips])  # a view would keep them all
+        params = self.decode(g, [_first(skip, n_skips) for skip in skips])
         return Prediction(params.unflatten(0, (n_samples, video.shape[0])), q, p, z)
 
     def decode(self, g: Tensor, skips: list[Tensor]) -> Tensor:
@@ -145,18 +146,17 @@ class SequenceVAE(nn.Module):
 
         Args:
             g: (K * B, F, G).
-            skips: (B, n, ...) of each level, n <= F.
+            skips: (n, B, ...) of each level, n <= F.
 
         Returns:
             (K * B, F, param_channels, H, W), in g's dtype.
         """
-        n, n_frames = skips[0].shape[1], g.shape[1]
-        halves = [
-            _repeat_last(rearrange(half, "(b t) ... -> b t ...", t=n), n_frames).flatten(0, 1)
-            for half in self.decoder.skip_halves([skip.flatten(0, 1) for skip in skips])
-        ]
-        params = self.decoder(g.flatten(0, 1), halves)  # (K * B * F, param_channels, H, W)
-        return params.to(g.dtype).unflatten(0, g.shape[:2])
+        n, n_videos = skips[0].shape[:2]
+        n_frames = g.shape[1]
+        halves = self.decoder.skip_halves([skip.flatten(0, 1) for skip in skips])
+        halves = [torch.cat([half, *[half[-n_videos:]] * (n_frames - n)]) for half in halves]  # (F * B, ...)
+        params = self.decoder(rearrange(g, "(k b) f g -> (k f b) g", b=n_videos), halves).to(g.dtype)
+        return rearrange(params, "(k f b) ... -> (k b) f ...", f=n_frames, b=n_videos)
 
     @torch.no_grad()
     def rollout(self, context: Tensor, n_future: int, noise: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class SequenceVAE(nn.Module):
         assert not self.training, "predictions use eval mode: batch statistics would make them depend on the batch"
         n_samples, n_past = noise.shape[0], context.shape[1]
         h, skips = self.encode(context)  # (B, n_past, G)
-        halves = self.decoder.skip_halves([skip[:, -1] for skip in skips])  # B frames, shared by all samples
+        halves = self.decoder.skip_halves([skip[-1] for skip in skips])  # B frames, shared by all samples
         noise = rearrange(noise, "n b t z -> t (n b) 1 z")
 
         with float32(context):
@@ -211,7 +211,7 @@ class SequenceVAE(nn.Module):
             if len(frames) < n_future:
                 h, skips = self.encode(frames[-1][:, None])
                 if self.last_frame_skip:
-                    halves = self.decoder.skip_halves([skip[:, 0] for skip in skips])
+                    halves = self.decoder.skip_halves([skip[0] for skip in skips])
         sigma = sigmas[0]
         if sigma is not None and sigma.ndim:  # of each frame
             sigma = rearrange(torch.stack(sigmas, 1), "(n b) t c h w -> n b t c h w", n=n_samples)
@@ -228,10 +228,11 @@ class SequenceVAE(nn.Module):
         return self.likelihood.mean(self(video, noise[None], n_past).params[0])
 
     def encode(self, video: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(B, T, C, H, W) -> h (B, T, G) in the cores' dtype and skips (B, T, ...), every frame in one call."""
-        h, skips = self.encoder(video.flatten(0, 1))
-        h = h.to(self.frame_predictor.embed.weight.dtype)
-        return h.unflatten(0, video.shape[:2]), [skip.unflatten(0, video.shape[:2]) for skip in skips]
+        """(B, T, C, H, W) -> h (B, T, G) in the cores' dtype and skips (T, B, ...), every frame in one call."""
+        frames = video.transpose(0, 1)
+        h, skips = self.encoder(frames.flatten(0, 1))
+        h = h.to(self.frame_predictor.embed.weight.dtype).unflatten(0, frames.shape[:2]).transpose(0, 1)
+        return h, [skip.unflatten(0, frames.shape[:2]) for skip in skips]
 
 
 def float32(like: Tensor) -> torch.autocast:
@@ -239,10 +240,11 @@ def float32(like: Tensor) -> torch.autocast:
     return torch.autocast(like.device.type, enabled=False)
 
 
-def _repeat_last(x: Tensor, length: int) -> Tensor:
-    """(B, t, ...) -> (B, length, ...): the last entry along t fills the rest."""
-    rest = length - x.shape[1]
-    return x if rest == 0 else torch.cat([x, x[:, -1:].expand(-1, rest, *x.shape[2:])], dim=1)
+def _first(skip: Tensor, n: int) -> Tensor:
+    """The first n of T frames (T, B, C, H, W), copied: a view would keep them all."""
+    t, b = skip.shape[:2]
+    # Negative padding cuts; unlike a slice's, its gradient is channels-last as the rest, and not reordered everywhere.
+    return F.pad(skip.flatten(0, 1), (0, 0, 0, 0, 0, 0, 0, (n - t) * b)).unflatten(0, (n, b))
 
 
 def init_as_svg(module: nn.Module) -> None:

@@ -10,6 +10,7 @@ from benchmarks.reference_svg import ReferenceSVG
 from seqvae.likelihoods import LIKELIHOODS, build_likelihood
 from seqvae.model import ModelConfig, SequenceVAE
 from seqvae.networks import IMAGE_SIZES, NETWORKS
+from seqvae.networks.blocks import strided
 
 HINTS = get_type_hints(ModelConfig)
 PRIORS, NORMS = get_args(HINTS["prior"]), get_args(HINTS["norm"])
@@ -175,3 +176,20 @@ def test_unknown_sizes_and_names_are_refused():
         build(network="resnet")
     with pytest.raises(ValueError, match="model.norm is 'layer'"):
         build(norm="layer")
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_bfloat16_convolutions_have_the_gradients_of_float64_ones(transposed):
+    torch.manual_seed(0)
+    x = torch.randn(6, 8, *((4, 4) if transposed else (8, 8)))
+    weight, bias = torch.randn(*((8, 5) if transposed else (5, 8)), 4, 4), torch.randn(5)
+    inputs = [each.requires_grad_() for each in (x, weight, bias)]
+    with torch.autocast("cpu", torch.bfloat16):
+        out = strided(*inputs, transposed=transposed)
+    grad = torch.randn_like(out)
+    exact = [each.detach().double().requires_grad_() for each in inputs]
+    conv = nn.functional.conv_transpose2d if transposed else nn.functional.conv2d
+    expected = torch.autograd.grad(conv(*exact, stride=2, padding=1), exact, grad.double())
+    for ours, theirs in zip(torch.autograd.grad(out, inputs, grad), expected):
+        assert ours.dtype == torch.float32
+        assert_close(ours.double(), theirs, rtol=0, atol=0.01 * theirs.abs().max().item())

@@ -4,10 +4,21 @@ Shapes: B frames in any order (videos x time), C channels, S image size, W width
 picture until it is 4x4.
 """
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
-from seqvae.networks.blocks import LEAK, add_shared, build_norm, head_norm, level_channels, normed
+from seqvae.networks.blocks import (
+    LEAK,
+    Halving,
+    add_shared,
+    build_norm,
+    features,
+    first_maps,
+    head_norm,
+    level_channels,
+    normed,
+    strided,
+)
 
 
 class DCGANEncoder(nn.Module):
@@ -17,16 +28,16 @@ class DCGANEncoder(nn.Module):
         super().__init__()
         widths = level_channels(image_size, width)
         self.levels = nn.ModuleList(
-            normed(nn.Conv2d(c_in, c_out, 4, 2, 1), norm, c_out) for c_in, c_out in zip([channels, *widths], widths)
+            normed(Halving(c_in, c_out), norm, c_out) for c_in, c_out in zip([channels, *widths], widths)
         )
         self.head = nn.Sequential(nn.Conv2d(widths[-1], g_dim, 4), head_norm(norm, g_dim), nn.Tanh())
 
     def forward(self, frames: Tensor) -> tuple[Tensor, list[Tensor]]:
-        skips = []
+        skips, frames = [], frames.to(memory_format=torch.channels_last)
         for level in self.levels:
             frames = level(frames)  # (B, W * 2^i, S / 2^(i+1), S / 2^(i+1))
             skips.append(frames)
-        return self.head(frames).flatten(1), skips  # (B, G)
+        return features(frames, self.head), skips  # (B, G)
 
 
 class DCGANDecoder(nn.Module):
@@ -52,7 +63,7 @@ class DCGANDecoder(nn.Module):
     def skip_halves(self, skips: list[Tensor]) -> list[Tensor]:
         """Encoder skips of B frames, fine to coarse -> what they add at each level, coarse to fine, bias included."""
         return [
-            F.conv_transpose2d(skip, conv.weight[skip.shape[1] :], conv.bias, stride=2, padding=1)
+            strided(skip, conv.weight[skip.shape[1] :], conv.bias, transposed=True)
             for conv, skip in zip(self.levels, skips[::-1])
         ]
 
@@ -62,13 +73,12 @@ class DCGANDecoder(nn.Module):
             g: (B, G).
             halves: of `skip_halves`, for B frames or for B / N of them that N equal runs of g share; None: no skips.
         """
-        d = self.head(g[:, :, None, None])  # (B, W', 4, 4)
+        d = first_maps(g, self.head)  # (B, W', 4, 4)
         for i, conv in enumerate(self.levels):
             if halves is None:
                 d = conv(d)
             else:
-                d = F.conv_transpose2d(d, conv.weight[: d.shape[1]], stride=2, padding=1)
-                d = add_shared(d, halves[i])
+                d = add_shared(strided(d, conv.weight[: d.shape[1]], transposed=True), halves[i])
             if i < len(self.norms):
                 d = self.norms[i](d)
         return d

@@ -4,10 +4,11 @@ Shapes: B frames in any order (videos x time), C channels, S image size, W width
 level in the first two levels and three in the others; the skips are full-size: S, S / 2, ... 8 px.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqvae.networks.blocks import LEAK, add_shared, build_norm, head_norm, level_channels, normed
+from seqvae.networks.blocks import LEAK, add_shared, build_norm, features, first_maps, head_norm, level_channels, normed
 
 
 def _conv(c_in: int, c_out: int, norm: str) -> nn.Sequential:
@@ -27,11 +28,11 @@ class VGGEncoder(nn.Module):
         self.head = nn.Sequential(nn.Conv2d(widths[-1], g_dim, 4), head_norm(norm, g_dim), nn.Tanh())
 
     def forward(self, frames: Tensor) -> tuple[Tensor, list[Tensor]]:
-        skips = []
+        skips, frames = [], frames.to(memory_format=torch.channels_last)
         for level in self.levels:
             skips.append(level(frames))  # (B, W * 2^i, S / 2^i, S / 2^i)
             frames = F.max_pool2d(skips[-1], 2)
-        return self.head(frames).flatten(1), skips  # (B, G)
+        return features(frames, self.head), skips  # (B, G)
 
 
 class VGGDecoder(nn.Module):
@@ -65,7 +66,7 @@ class VGGDecoder(nn.Module):
 
     def forward(self, g: Tensor, halves: list[Tensor] | None = None) -> Tensor:
         """As DCGANDecoder's."""
-        d = self.head(g[:, :, None, None])  # (B, W', 4, 4)
+        d = first_maps(g, self.head)  # (B, W', 4, 4)
         for i, (first, rest) in enumerate(zip(self.firsts, self.rests)):
             d = F.interpolate(d, scale_factor=2, mode="nearest")
             if halves is None:
