@@ -33,6 +33,7 @@ from datasets import load_dataset
 from datasets.moving_mnist import SimulatedDigits
 from datasets.oracle import oracle_futures
 from datasets.video_folder import read_video
+from seqvae import distributed
 from seqvae.config import RunConfig, build_model, read_config, to_json
 from seqvae.evaluation import bounds, clip, images
 from seqvae.evaluation.choose import choose_protocol, test_set_of
@@ -47,7 +48,7 @@ from seqvae.metrics import published
 from seqvae.metrics.protocols import Protocol, find_protocol, own_protocol
 from seqvae.model import SequenceVAE
 from seqvae.provenance import provenance
-from seqvae.training import checkpoint, distributed
+from seqvae.training import checkpoint
 from seqvae.training.trainer import choose_device
 
 MAX_SCALE = 32  # screen pixels per pixel: 64 px are 2048 then

@@ -29,10 +29,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import seqvae
 from datasets import dataset_options, load_dataset
 from datasets.on_device import BatchMaker, device_batches
+from seqvae import distributed
 from seqvae.config import RunConfig, build_model, differences, read_config, to_json
 from seqvae.objectives import Geco, build_objective
 from seqvae.presets import PRESETS
-from seqvae.training import checkpoint, distributed
+from seqvae.training import checkpoint
 from seqvae.training.checkpoint import write_atomically
 from seqvae.training.logger import LoggingFailed
 from seqvae.training.loop import TrainingFailed, run

@@ -16,8 +16,8 @@ import torch.multiprocessing
 from torch.testing import assert_close
 
 import train
+from seqvae import distributed
 from seqvae.config import ComputeConfig, DataConfig, LikelihoodConfig, ModelConfig, ObjectiveConfig, RunConfig
-from seqvae.training import distributed
 from seqvae.training.logger import read_metrics
 from seqvae.training.loop import StepSampler
 from seqvae.training.trainer import Trainer

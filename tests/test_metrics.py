@@ -16,6 +16,7 @@ from seqvae.metrics.frame import (
     ssim_mcvd,
     ssim_mcvd_binary,
     ssim_svg,
+    without_tf32,
 )
 from seqvae.metrics.protocols import PROTOCOLS, Protocol, find_protocol, label, own_protocol
 
@@ -271,3 +272,11 @@ def test_own_uses_the_metrics_of_srvp_2020_and_the_lengths_of_the_run():
         find_protocol("srvp-2020", "digits")
     with pytest.raises(ValueError, match="^protocol x: n_past must be >= 1, got 0$"):
         Protocol(name="x", data="digits", test_set="digits", n_past=0, n_future=1, n_samples=1, n_videos=1)
+
+
+def test_full_float32_reaches_convolutions_lstms_and_products_and_ends_with_the_block():
+    switches = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    before = [switch.fp32_precision for switch in switches]
+    with without_tf32():
+        assert {switch.fp32_precision for switch in switches} == {"ieee"}
+    assert [switch.fp32_precision for switch in switches] == before

@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from seqvae.config import RunConfig
 from seqvae.diagnostics import active_units, marginal_kl
+from seqvae.distributed import collect, world_size
 from seqvae.evaluation.predictions import POSTERIOR_KEY, own_videos
 from seqvae.gaussian import Gaussian, keyed_noise
 from seqvae.metrics.best_of_n import over_videos
 from seqvae.metrics.frame import without_tf32
 from seqvae.objectives import bits_per_dim, build_objective, iwae_bound
 from seqvae.objectives.base import effective_samples
-from seqvae.training.distributed import collect, world_size
 from seqvae.training.terms import Model, batch_terms
 from seqvae.training.trainer import as_float
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from seqvae.distributed import is_main
 from seqvae.evaluation import bounds
 from seqvae.evaluation.prediction_file import writing
 from seqvae.evaluation.predictions import Predictions
@@ -17,7 +18,6 @@ from seqvae.evaluation.scores import Oracle, Scorer, score
 from seqvae.metrics import published
 from seqvae.metrics.frechet import FrechetDistance, VideoFeatures, i3d, r3d18
 from seqvae.metrics.protocols import Metric, Protocol, build_metrics, label
-from seqvae.training.distributed import is_main
 
 load_i3d, load_r3d18 = functools.cache(i3d), functools.cache(r3d18)  # once for all protocols
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from seqvae.distributed import shard
 from seqvae.gaussian import keyed_noise
 from seqvae.model import SequenceVAE
-from seqvae.training.distributed import shard
 from seqvae.training.trainer import as_float
 
 POSTERIOR_KEY = 2**32  # number of the first posterior sample, so that its noise is none of the predictions'

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from seqvae.distributed import collect, is_main, world_size
 from seqvae.evaluation.prediction_file import Writer
 from seqvae.evaluation.predictions import Predictions, array, own_videos
 from seqvae.metrics.best_of_n import BestOfN, Summary
 from seqvae.metrics.frame import without_tf32
 from seqvae.metrics.frechet import FrechetDistance
 from seqvae.metrics.protocols import Metric, Protocol
-from seqvae.training.distributed import collect, is_main, world_size
 from seqvae.training.trainer import as_float
 
 SHOWN = 8  # videos that get a GIF and a strip

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.video import R3D_18_Weights, r3d_18
 
+from seqvae.distributed import collect
 from seqvae.metrics.frame import check_frames, without_tf32
 from seqvae.metrics.perceptual import load_pretrained, weights_file
-from seqvae.training.distributed import collect
 
 CHUNK_VALUES = 2**24  # of resized video, 64 MB: four videos of 25 frames in I3D
 I3D_LOGITS = 400  # Kinetics-400

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from seqvae.training import checkpoint, distributed
+from seqvae import distributed
+from seqvae.training import checkpoint
 from seqvae.training.logger import Logger
 from seqvae.training.trainer import BATCHES, Trainer, as_float, step_rng
 

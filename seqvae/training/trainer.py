@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from seqvae import distributed
 from seqvae.config import ComputeConfig, OptimConfig, RunConfig
 from seqvae.diagnostics import active_units
 from seqvae.gaussian import Gaussian, keyed_noise
 from seqvae.model import Prediction
 from seqvae.objectives import Geco, Numbers, Terms, bits_per_dim, masked_mean
-from seqvae.training import distributed
 from seqvae.training.recompute import frozen_statistics, recompute_in_backward
 from seqvae.training.terms import FrameTerms, Model, batch_terms, complete, frame_terms
 from seqvae.visualize import Panel, write_animation_grid, write_strip
