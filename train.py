@@ -14,10 +14,6 @@ import dataclasses
 import json
 import math
 import os
-import platform
-import shlex
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -26,13 +22,13 @@ import tyro
 from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-import seqvae
 from datasets import dataset_options, load_dataset
 from datasets.on_device import BatchMaker, device_batches
 from seqvae import distributed
 from seqvae.config import RunConfig, build_model, differences, read_config, to_json
 from seqvae.objectives import Geco, build_objective
 from seqvae.presets import PRESETS
+from seqvae.provenance import provenance
 from seqvae.training import checkpoint
 from seqvae.training.checkpoint import write_atomically
 from seqvae.training.logger import LoggingFailed
@@ -218,20 +214,7 @@ def init_from(trainer: Trainer, other: Path) -> None:
 
 def description(cfg: RunConfig) -> dict:
     """config.json: the resolved settings, and what they ran with."""
-    commit = None
-    if shutil.which("git"):
-        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
-        commit = git.stdout.strip() or None
-    return {
-        "config": to_json(cfg),
-        "command": shlex.join(["python", *sys.argv]),
-        "versions": {
-            "seqvae": seqvae.__version__,
-            "commit": commit,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-    }
+    return {"config": to_json(cfg), **provenance()}
 
 
 def dry_run(cfg: RunConfig) -> None:

@@ -71,10 +71,12 @@ def stop() -> None:
 
 
 def world_size() -> int:
+    """Processes of this run."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """Which of them this is, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 

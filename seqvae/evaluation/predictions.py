@@ -116,4 +116,5 @@ def rounded(sigma: Tensor | None) -> Tensor | None:
 
 
 def array(frames: Tensor) -> np.ndarray:
+    """On the CPU, as NumPy."""
     return frames.cpu().numpy()

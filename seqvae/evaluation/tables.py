@@ -167,6 +167,7 @@ def number(value: object, digits: int = 2) -> str:
 
 
 def finite(value: object) -> bool:
+    """Whether it is a number, and no NaN or infinity."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 

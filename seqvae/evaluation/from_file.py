@@ -1,0 +1,84 @@
+"""What a file of predictions may be scored under, and whether it holds the videos it should."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from seqvae.evaluation import bounds
+from seqvae.evaluation.plan import Plan
+from seqvae.evaluation.prediction_file import SavedPredictions
+from seqvae.metrics.protocols import Protocol, find_protocol, own_protocol
+
+
+def measured_before(saved: SavedPredictions, name: str, plan: Plan) -> dict[str, object]:
+    """Bounds of the same videos that the model's evaluation left in the file; ValueError if they are none."""
+    kept = saved.facts.get("protocols", {}).get(name, {})
+    if "bounds" not in kept:
+        return {}
+    if kept.get("n_videos") != plan.n_videos:
+        plan.left_out.append(f"bounds: left out, the file's are of {kept.get('n_videos')} videos; score as many")
+        return {}
+    found = {"bounds": kept["bounds"]}
+    try:
+        bounds.describe(found | {key: saved.facts[key] for key in ("sigma", "geco") if key in saved.facts}, 1)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError):
+        raise ValueError(f"{saved.path}: the bounds in facts are not what evaluate.py writes; leave them out") from None
+    return found
+
+
+def protocol_of_file(saved: SavedPredictions, name: str) -> Protocol:
+    """ValueError where the file's frames are not what the protocol counts."""
+    made_for, data = saved.facts.get("protocols", {}).get(name, {}), saved.facts.get("data")
+    if name == "own":
+        test_set = saved.facts.get("test_set", {}).get("name", "unnamed videos")
+        n_samples = made_for.get("n_samples", saved.n_samples)
+        own = own_protocol(data or test_set, saved.n_past, saved.n_future, n_samples, saved.n_videos)
+        return dataclasses.replace(own, test_set=test_set)
+    if data is None:
+        raise ValueError(f'{saved.path} does not say which data it predicts ("data" in facts); use --protocol own')
+    protocol = find_protocol(name, data)
+    if saved.n_past != protocol.n_past or saved.n_future < protocol.n_future:
+        raise ValueError(
+            f"{saved.path} has {saved.n_past} frames seen and {saved.n_future} predicted, and {name} counts "
+            f"{protocol.n_past} and {protocol.n_future}; use --protocol own"
+        )
+    return dataclasses.replace(protocol, n_samples=made_for.get("n_samples", protocol.n_samples))
+
+
+def test_set_of_file(
+    saved: SavedPredictions, protocol: Protocol, n_videos: int, data_root: Path | None, load: Callable[..., Dataset]
+) -> tuple[Dataset | None, list[str]]:
+    """The test set that the file's truth is compared with, where it can be made here; else a sentence that says so.
+
+    Args:
+        data_root: of the data; None: where the run had them.
+        load: load_dataset.
+
+    Raises:
+        ValueError: a video is another one.
+    """
+    length = saved.n_past + protocol.n_future
+    arguments = {"name": protocol.test_set, "seq_len": length, "seed": 0, **protocol.options}
+    if protocol.name == "own":
+        arguments = {**saved.facts.get("test_set", {}), "seq_len": length}
+        if "name" not in arguments:
+            return None, []  # videos that no data set here claims to hold
+    root = data_root
+    if root is None and saved.facts.get("root") and any(Path(saved.facts["root"]).glob("*")):
+        root = saved.facts["root"]  # where the run had its data; a file does not make folders or download into them
+    if root is not None and not Path(root).is_dir():
+        return None, [f"test set: its videos were not compared with {protocol.test_set}, {root} is no folder"]
+    try:
+        clips = load(split="test", root=root, **arguments)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        return None, [f"test set: its videos were not compared with {protocol.test_set} ({error}); --data-root FOLDER"]
+    for i in range(n_videos):
+        if i >= len(clips) or not torch.equal(clips[i], saved.truth(range(i, i + 1))[0, :length]):
+            raise ValueError(
+                f"{saved.path}: video {i} is not that of {protocol.test_set}; these predictions are of other videos, "
+                "or in another order"
+            )
+    return clips, []
