@@ -209,7 +209,7 @@ def parallel(model: nn.Module, device: torch.device) -> nn.Module:
     ids = [device.index] if device.type == "cuda" else None
     # Buffers are equal as they are. torch 2.15 renames the option that leaves them alone.
     names = inspect.signature(ddp).parameters
-    # Gradients of channels-last convolutions are copied into buckets of another layout: once, and cheap beside the step.
+    # Gradients of channels-last convolutions are copied into buckets of another layout, which is cheap beside the step.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     no_sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     return ddp(model, device_ids=ids, gradient_as_bucket_view=True, **{no_sync: False})
