@@ -54,7 +54,7 @@ from seqvae.training.trainer import choose_device
 
 MAX_SCALE = 32  # screen pixels per pixel: 64 px are 2048 then
 # Fields that nothing would read where no test set of videos is predicted.
-ABOUT_VIDEOS = ("protocol", "test_set", "save_predictions", "lpips", "fvd_weights", "r3d18", "oracle")
+ABOUT_VIDEOS = ("protocol", "test_set", "save_predictions", "lpips", "fvd_weights", "r3d18", "oracle", "amp", "compile")
 ABOUT_TEST_SETS = (*ABOUT_VIDEOS, "n_videos", "n_importance", "batch_size", "data_root")
 TIMEOUT = 3600  # seconds that processes wait for one another: their shares of the videos may differ in speed
 
@@ -86,6 +86,8 @@ class EvalConfig:
     out: Path | None = None  # where to write; RUN/evaluation/PROTOCOL, for a page that compares runs `comparison`
     data_root: Path | None = None  # folder of downloaded data, if it is not where the run had it
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
+    amp: Literal["bf16", "off"] = "off"  # bf16: predict with convolutions in bfloat16, faster; scores stay float32
+    compile: Literal["on", "off"] = "off"  # on: torch.compile encoder and decoder, which pays on a GPU
 
     def __post_init__(self) -> None:
         for name in ("n_samples", "n_videos", "n_importance", "batch_size", "n_future", "gif_scale"):
@@ -96,7 +98,7 @@ class EvalConfig:
         if self.run_dirs and self.from_predictions:
             raise ValueError("runs and --from-predictions at once; evaluate them one after the other")
         if self.from_predictions:
-            names = ("save_predictions", "clip", "test_set", "checkpoint", "n_importance", "seed")
+            names = ("save_predictions", "clip", "test_set", "checkpoint", "n_importance", "seed", "amp", "compile")
             self.refuse(names, "is about a model, and --from-predictions has none; drop it")
         if self.n_future is not None and self.clip is None:
             raise ValueError("--n-future goes with --clip: a test set's length is the protocol's; drop it")
@@ -233,6 +235,9 @@ def prepare_videos(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torc
     asked = dict(n_samples=n_samples, n_videos=args.n_videos, test_set=args.test_set)
     protocols = [choose_protocol(cfg, name, **asked) for name in args.protocol]
     model, state = load_model(args, run_dir, cfg, device)
+    if args.compile == "on":
+        model.encoder.compile()
+        model.decoder.compile()
     mean_image = mean_training_image(args, cfg)
     groups: dict[str, list[tuple[Plan, Dataset]]] = {}
     for protocol in protocols:
@@ -274,11 +279,17 @@ def evaluation_of(
         seed=args.seed,
         device=device,
         mean_image=mean_image,
+        amp=args.amp == "bf16",
     )
 
     def run() -> list[str]:
         facts = run_facts(args, run_dir, cfg, model, state)
-        facts |= {"data": cfg.data.name, "root": data_root(args, cfg), "test_set": test_set_of(protocol, cfg.data)}
+        facts |= {
+            "amp": args.amp,
+            "data": cfg.data.name,
+            "root": data_root(args, cfg),
+            "test_set": test_set_of(protocol, cfg.data),
+        }
         for plan, own_clips in group:  # the cheaper half first: what wants more memory than there is fails early
             n_past = plan.protocol.n_past
             plan.facts = {"bounds": measured_bounds(args, cfg, model, own_clips, plan.n_videos, n_past, device)}
@@ -336,7 +347,7 @@ def simulator(args: EvalConfig, clips: Dataset | None, protocol: Protocol, seed:
 
 
 # What metrics.json says of a run, and a file keeps.
-RUN_FACTS = ("run", "checkpoint", "step", "seed", "sigma", "geco", "config", "data")
+RUN_FACTS = ("run", "checkpoint", "step", "seed", "amp", "sigma", "geco", "config", "data")
 
 
 def prepare_file(args: EvalConfig, path: Path, device: torch.device) -> Evaluation:

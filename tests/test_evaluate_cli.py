@@ -333,3 +333,16 @@ def test_the_oracle_is_the_published_ceiling(mnist_root):
     scores = scorer.oracle.scores
     assert scores["psnr"].max() <= 40 and abs(scores["psnr"].mean() - 17.14) < 1.2
     assert abs(scores["ssim"].mean() - 0.710) < 0.03
+
+
+@pytest.mark.parametrize("flags", [["--amp", "bf16"], ["--compile", "on"]])
+def test_faster_predictions_score_as_the_plain_ones(trained, tmp_path, flags):
+    few = ["--n-videos", "2", "--n-samples", "2", "--n-importance", "1"]
+    results = []
+    for name, more in (("plain", []), ("fast", flags)):
+        assert evaluate.main([str(trained), *few, *more, "--out", str(tmp_path / name)]) == 0
+        results.append(json.loads((tmp_path / name / "metrics.json").read_text()))
+    plain, fast = (r["results"]["mean"]["psnr"]["mean"] for r in results)
+    assert abs(plain - fast) < 0.05 and results[1]["amp"] == ("bf16" if "bf16" in flags else "off")
+    if "bf16" in flags:
+        assert (tmp_path / "plain" / "metrics.csv").read_bytes() != (tmp_path / "fast" / "metrics.csv").read_bytes()

@@ -71,7 +71,9 @@ class ModelPredictions(Predictions):
         seed: int,
         device: torch.device,
         mean_image: Tensor | None,
+        amp: bool = False,
     ) -> None:
+        self.amp = amp  # convolutions in bfloat16
         self.model, self.clips, self.seed, self.device, self.mean_image = model, clips, seed, device, mean_image
         self.n_past, self.n_future, self.n_samples, self.n_videos = n_past, n_future, n_samples, n_videos
         self._last: tuple[range, Tensor] | None = None  # clips that are asked for again, for each portion of samples
@@ -83,12 +85,15 @@ class ModelPredictions(Predictions):
 
     def futures(self, videos: range, samples: range) -> tuple[Tensor, Tensor | None]:
         context = as_float(self.truth(videos)[:, : self.n_past], self.device)
-        frames, sigma = self.model.predict(context, self.n_future, self._noise(videos, samples))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            frames, sigma = self.model.predict(context, self.n_future, self._noise(videos, samples))
         return as_bytes(frames), rounded(sigma)
 
     def posterior(self, videos: range) -> tuple[Tensor, Tensor | None]:
         video = as_float(self.truth(videos), self.device)
-        params = self.model(video, self._noise(videos, [POSTERIOR_KEY]), self.n_past).params[0, :, self.n_past - 1 :]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            params = self.model(video, self._noise(videos, [POSTERIOR_KEY]), self.n_past).params
+        params = params[0, :, self.n_past - 1 :]  # (B, F, param_channels, H, W)
         likelihood = self.model.likelihood
         return as_bytes(likelihood.mean(params)), rounded(likelihood.sigma(params))
 
