@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN_DIR ?= runs/demo
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow bench lint clean
 
 demo: .venv/.installed
 	$(BIN)/python train.py demo --run-dir $(RUN_DIR)
@@ -14,6 +14,14 @@ test: .venv/.installed
 
 test-slow: .venv/.installed
 	$(BIN)/python -m pytest -m slow
+
+bench: .venv/.installed
+	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.train_step --amp bf16
+	$(BIN)/python -m benchmarks.rollout --rounds 5
+	$(BIN)/python -m benchmarks.rollout --rounds 5 --amp bf16
+	$(BIN)/python -m benchmarks.evaluate
+	$(BIN)/python -m benchmarks.data
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

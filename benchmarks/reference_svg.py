@@ -134,3 +134,37 @@ class ReferenceSVG:
                 frame = F.sigmoid(self._decode(self._step(h, z), skips))
                 future.append(frame)
         return torch.stack(future, dim=1)
+
+
+class ReferenceTraining:
+    """SVG's training loop: a loss per frame, float32, and five Adam optimizers of which each has one network."""
+
+    def __init__(self, model: SequenceVAE, lr: float = 2e-3) -> None:
+        self.model, self.reference = model, ReferenceSVG(model)
+        networks = (model.frame_predictor, model.posterior, model.prior, model.encoder, model.decoder)
+        self.optimizers = [torch.optim.Adam(network.parameters(), lr=lr) for network in networks]
+
+    def loss(self, video: Tensor, noise: Tensor, beta: float = 1e-4) -> Tensor:
+        """Sum over frames of the mean squared error of pixels + beta times the KL, averaged over the batch.
+
+        Args:
+            video: (B, T, C, H, W) in [0, 1].
+            noise: (B, T-1, Z) standard normal.
+        """
+        out, mse, kl = self.reference.forward(video, noise), 0.0, 0.0
+        for t in range(video.shape[1] - 1):
+            mse = mse + F.mse_loss(out["params"][:, t].sigmoid(), video[:, t + 1])
+            q_mu, q_logvar, p_mu, p_logvar = (out[name][:, t] for name in ("q_mu", "q_logvar", "p_mu", "p_logvar"))
+            squares = (q_logvar.exp() + (q_mu - p_mu).square()) / (2 * p_logvar.exp())
+            kl = kl + ((p_logvar - q_logvar) / 2 + squares - 0.5).sum() / len(video)
+        return mse + beta * kl
+
+    def step(self, video: Tensor, noise: Tensor) -> Tensor:
+        """One optimizer step of all five; returns the loss, on the device."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        loss = self.loss(video, noise)
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss.detach()

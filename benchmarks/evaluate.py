@@ -1,0 +1,92 @@
+"""Speed and memory of evaluation by srvp-2020's PSNR and SSIM, each with the model's predictions: one JSON line.
+
+    python -m benchmarks.evaluate                            full-size DCGAN, 4 videos x 20 samples x 20 frames
+    python -m benchmarks.evaluate --n-samples 100            five times the samples, in the same memory
+    python -m benchmarks.evaluate --n-videos 256 --n-samples 100          what is published: minutes on a GPU
+
+A new model of `train.py smmnist-beta` predicts drawn digits; neither speed nor memory depends on its weights. What is
+quoted is `seqvae.evaluation.scores.score`, which predicts and scores, and its two metrics alone on as many frames.
+"""
+
+import argparse
+import json
+
+import torch
+
+from benchmarks.measure import (
+    clips,
+    machine,
+    parser,
+    peak_memory_mb,
+    rounded,
+    seconds,
+    settings,
+    spread,
+    start,
+)
+from datasets import load_dataset
+from seqvae.config import build_model
+from seqvae.evaluation.predictions import ModelPredictions
+from seqvae.evaluation.scores import Scorer, score
+from seqvae.metrics.frame import without_tf32
+from seqvae.metrics.protocols import find_protocol
+
+N_PAST, N_SCORED = 5, 256  # frames seen; clips' worth of frames that the metrics alone are timed on
+
+
+def evaluate(args: argparse.Namespace) -> Scorer:
+    """The scores of all videos."""
+    device = start(args)
+    cfg = settings(args)
+    protocol = find_protocol("srvp-2020", "moving_mnist")
+    sizes = {"n_samples": args.n_samples, "n_videos": args.n_videos}
+    predictions = ModelPredictions(
+        build_model(cfg, 1).to(device).eval(),
+        load_dataset(split="test", **cfg.data.arguments()),
+        n_past=N_PAST,
+        n_future=protocol.n_future,
+        seed=0,
+        device=device,
+        mean_image=None,
+        **sizes,
+    )
+    scorer = Scorer(protocol, {"psnr": protocol.psnr, "ssim": protocol.ssim}, **sizes)
+    with torch.no_grad(), without_tf32():
+        score(predictions, [scorer], batch_size=args.batch_size, device=device)
+    return scorer
+
+
+def measure(args: argparse.Namespace) -> dict:
+    device = start(args)
+    protocol = find_protocol("srvp-2020", "moving_mnist")
+    whole = [seconds(lambda: evaluate(args), device) for _ in range(args.rounds)]
+    frames = args.n_videos * args.n_samples * protocol.n_future
+    video = clips(settings(args), device)[:1, N_PAST:]  # (1, F, 1, H, W)
+    target = video.expand(N_SCORED // video.shape[1], *video.shape[1:])
+    guess = (target + 0.1 * torch.rand_like(target)).clamp(0, 1)
+    scored = target.shape[:2].numel()
+    alone = {}
+    for name, metric in (("psnr", protocol.psnr), ("ssim", protocol.ssim)):
+        times = [seconds(lambda metric=metric: metric.score(guess, target), device) for _ in range(2 + args.rounds)][2:]
+        alone[name] = rounded(scored / spread(times)["median"])
+    return {
+        "seconds": spread(whole),
+        "frames": frames,
+        "frames_per_second": rounded(frames / spread(whole)["median"]),
+        "metric_frames_per_second": alone,
+        "peak_memory_mb": peak_memory_mb(evaluate, args),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    flags = parser(__doc__, batch_size=4, n_frames=25)
+    flags.add_argument("--n-videos", type=int, default=4)
+    flags.add_argument("--n-samples", type=int, default=20)
+    flags.set_defaults(rounds=3)
+    args = flags.parse_args(argv)
+    device = start(args)
+    print(json.dumps({"benchmark": "evaluate"} | vars(args) | machine(device) | measure(args)))
+
+
+if __name__ == "__main__":
+    main()

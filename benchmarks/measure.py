@@ -1,0 +1,133 @@
+"""What the benchmarks of speed share: turns, clocks, memory, the machine and the settings of the full-size model."""
+
+import argparse
+import multiprocessing
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+import train
+from datasets import load_dataset
+from seqvae.config import RunConfig
+from seqvae.memory import keep_memory
+from seqvae.training.trainer import as_float, choose_device
+
+
+def parser(doc: str, **defaults: int) -> argparse.ArgumentParser:
+    """Flags that the benchmarks of the model have in common; 64 px DCGAN of SVG's sizes unless told otherwise."""
+    given = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    given.add_argument("--network", choices=("dcgan", "vgg"), default="dcgan")
+    given.add_argument("--width", type=int, default=64)
+    given.add_argument("--batch-size", type=int, default=defaults["batch_size"])
+    given.add_argument("--n-frames", type=int, default=defaults["n_frames"], help="of a clip, 5 of them seen")
+    given.add_argument("--image-size", type=int, choices=(32, 64, 128), default=64)
+    given.add_argument("--amp", choices=("bf16", "off"), default="off")
+    given.add_argument("--rounds", type=int, default=10, help="turns that count, after 2 that warm up")
+    given.add_argument("--threads", type=int, default=torch.get_num_threads())
+    given.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    return given
+
+
+def start(args: argparse.Namespace) -> torch.device:
+    """The device, with what the entry points set for it."""
+    torch.set_num_threads(args.threads)
+    keep_memory()
+    return choose_device(args.device, "--device")
+
+
+def settings(args: argparse.Namespace, *flags: str) -> RunConfig:
+    """Of a run of `train.py smmnist-beta`, SVG's own objective, on drawn digits."""
+    options = {
+        "data.glyphs": "drawn",
+        "data.max-speed": 3,  # the highest that 32 px leave room for
+        "data.n-future": args.n_frames - 5,
+        "data.image-size": args.image_size,
+        "model.network": args.network,
+        "model.width": args.width,
+        "optim.batch-size": args.batch_size,
+        "compute.amp": args.amp,
+        "compute.device": args.device,
+    }
+    return train.parse(["smmnist-beta", *(f"--{name}={value}" for name, value in options.items()), *flags])
+
+
+def clips(cfg: RunConfig, device: torch.device) -> Tensor:
+    """(B, T, 1, H, W) floats on the device: the first batch-size training clips."""
+    dataset = load_dataset(split="train", **cfg.data.arguments())
+    return as_float(torch.stack([dataset[i] for i in range(cfg.optim.batch_size)]), device)
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Of one call, until the device has finished it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begin = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begin
+
+
+def turns(runs: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of every round, in which each has its turn: what else the machine does then meets all of them."""
+    for _ in range(2):
+        for run in runs.values():
+            seconds(run, device)
+    times = [{name: seconds(run, device) for name, run in runs.items()} for _ in range(rounds)]
+    return {name: [each[name] for each in times] for name in runs}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, lowest and highest, of 4 significant digits."""
+    return {"median": rounded(median(values)), "min": rounded(min(values)), "max": rounded(max(values))}
+
+
+def rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
+    """Of the same rounds."""
+    return spread([a / b for a, b in zip(slow, fast, strict=True)])
+
+
+def peak_memory_mb(part: Callable[..., object], *args: object) -> float:
+    """Highest memory of a new process that calls part(*args): on CUDA what torch took, else all of the process's."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return round(pool.apply(_peak_of, (part, *args)))
+
+
+def _peak_of(part: Callable[..., object], *args: object) -> float:
+    part(*args)
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return process_peak_mb()
+
+
+def process_peak_mb() -> float:
+    """Highest resident memory of this process so far; Linux alone says it, 0 elsewhere."""
+    status = Path("/proc/self/status")  # not ru_maxrss, which a new process inherits from its parent
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
+def matmul_flops(dtype: torch.dtype, device: torch.device, size: int) -> float:
+    """FLOP/s of a square product of matrices, the best of 20: what this machine can do at all."""
+    a = torch.randn(size, size, device=device).to(dtype)
+    return 2 * size**3 / min(seconds(lambda: a @ a, device) for _ in range(20))
+
+
+def machine(device: torch.device) -> dict[str, str | int | float]:
+    """What was measured on, and how busy it was with other things."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+        name = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
+    load = rounded(float(Path("/proc/loadavg").read_text().split()[0])) if Path("/proc/loadavg").exists() else None
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "load_average": load}

@@ -1,0 +1,126 @@
+"""Predicted frames per second of the model, and of SVG's way, one sample and one frame at a time: one JSON line.
+
+    python -m benchmarks.rollout                  full-size DCGAN, 4 videos, 10 samples, 5 + 20 frames, float32
+    python -m benchmarks.rollout --amp bf16       ours in bfloat16, and how far its PSNR is from float32's
+    python -m benchmarks.rollout --sweep          frames per second and memory against the number of samples
+
+The weights are those of a new model after --train-steps steps on drawn digits (0: none), with the norms' statistics of
+those; what is measured does not depend on them, but the PSNR's difference does.
+"""
+
+import argparse
+import json
+
+import torch
+from torch import Tensor
+
+import train
+from benchmarks.measure import (
+    clips,
+    machine,
+    parser,
+    peak_memory_mb,
+    ratio,
+    rounded,
+    settings,
+    spread,
+    start,
+    turns,
+)
+from benchmarks.reference_svg import ReferenceSVG
+from seqvae.metrics.frame import psnr
+from seqvae.model import SequenceVAE
+
+N_PAST = 5
+SWEEP = (1, 10, 50, 100)  # samples
+ROWS = 256  # samples x videos at once, as in evaluation
+
+
+def prepare(args: argparse.Namespace) -> tuple[SequenceVAE, Tensor]:
+    """The model in eval mode and (B, T, 1, H, W) clips."""
+    device = start(args)
+    cfg = settings(args)
+    trainer, video = train.build_trainer(cfg, 1, device), clips(cfg, device)
+    for _ in range(args.train_steps):
+        trainer.train_step(video)
+    return trainer.model.eval(), video
+
+
+def noise_for(args: argparse.Namespace, model: SequenceVAE, n_samples: int) -> Tensor:
+    """(N, B, T-1, Z) standard normal, the same for the same sizes."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (n_samples, args.batch_size, args.n_frames - 1, model.z_dim)
+    return torch.randn(shape, generator=generator).to(next(model.parameters()).device)
+
+
+def rollout(model: SequenceVAE, video: Tensor, noise: Tensor, amp: bool) -> list[Tensor]:
+    """The samples in chunks of at most ROWS rows, (n, B, F, C, H, W) bytes each: what evaluation keeps of them."""
+    n_future = video.shape[1] - N_PAST
+    with torch.autocast(video.device.type, torch.bfloat16, enabled=amp):
+        return [
+            (255 * model.rollout(video[:, :N_PAST], n_future, part)).round().byte()
+            for part in noise.split(max(1, ROWS // len(video)))
+        ]
+
+
+def peak(args: argparse.Namespace, n_samples: int) -> None:
+    """For peak memory: nothing is kept but the last chunk."""
+    model, video = prepare(args)
+    for part in noise_for(args, model, n_samples).split(max(1, ROWS // len(video))):
+        rollout(model, video, part, args.amp == "bf16")
+
+
+def compare(args: argparse.Namespace) -> dict:
+    model, video = prepare(args)
+    noise, context, n_future = noise_for(args, model, args.n_samples), video[:, :N_PAST], args.n_frames - N_PAST
+    reference, amp = ReferenceSVG(model), args.amp == "bf16"
+    runs = {
+        "ours": lambda: rollout(model, video, noise, amp),
+        "reference": lambda: reference.rollout(context, n_future, noise),
+    }
+    times = turns(runs, args.rounds, video.device)
+    frames = args.n_samples * args.batch_size * n_future
+    report = {
+        "seconds": {name: spread(values) for name, values in times.items()},
+        "frames_per_second": {name: rounded(frames / spread(values)["median"]) for name, values in times.items()},
+        "ratio": ratio(times["reference"], times["ours"]),
+        "peak_memory_mb": peak_memory_mb(peak, args, args.n_samples),
+    }
+    if amp:
+        target = video[:, N_PAST:].expand(args.n_samples, *video[:, N_PAST:].shape)
+        scores = []  # of float32 and of bfloat16, (N, B, F)
+        for each in (False, True):
+            frames = torch.cat(rollout(model, video, noise, each)).float() / 255
+            scores.append(psnr(frames, target))
+        report["psnr_float32"] = rounded(scores[0].mean().item())
+        report["psnr_bf16_minus_float32"] = rounded((scores[1] - scores[0]).mean().item())
+    return report
+
+
+def sweep(args: argparse.Namespace) -> None:
+    """One line per number of samples."""
+    model, video = prepare(args)
+    for n_samples in SWEEP:
+        noise = noise_for(args, model, n_samples)
+        run = {"ours": lambda noise=noise: rollout(model, video, noise, args.amp == "bf16")}
+        times = spread(turns(run, args.rounds, video.device)["ours"])
+        frames = n_samples * args.batch_size * (args.n_frames - N_PAST)
+        line = {"n_samples": n_samples, "seconds": times, "frames_per_second": rounded(frames / times["median"])}
+        print(json.dumps(line | {"peak_memory_mb": peak_memory_mb(peak, args, n_samples)}), flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    flags = parser(__doc__, batch_size=4, n_frames=25)
+    flags.add_argument("--n-samples", type=int, default=10)
+    flags.add_argument("--train-steps", type=int, default=0)
+    flags.add_argument("--sweep", action="store_true")
+    args = flags.parse_args(argv)
+    device = start(args)
+    if args.sweep:
+        sweep(args)
+    else:
+        print(json.dumps({"benchmark": "rollout"} | vars(args) | machine(device) | compare(args)))
+
+
+if __name__ == "__main__":
+    main()

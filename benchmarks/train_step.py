@@ -1,0 +1,118 @@
+"""Seconds of a training step, and of SVG's released loop on the same clips, in turns in one process: one JSON line.
+
+    python -m benchmarks.train_step                     full-size DCGAN, batch 16, 15 frames, float32
+    python -m benchmarks.train_step --amp bf16          convolutions in bfloat16; the reference stays in float32
+    python -m benchmarks.train_step --network vgg --batch-size 4
+    python -m benchmarks.train_step --sweep --width 16  cost against frames, batch and image size: a line per point
+
+Ours is the Trainer's own step, with the settings of `train.py smmnist-beta`, which is SVG's objective. The clips lie in
+memory before it starts. FLOPs are those of convolutions and products of matrices; the LSTMs' are left out.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import train
+from benchmarks.measure import (
+    clips,
+    machine,
+    matmul_flops,
+    parser,
+    peak_memory_mb,
+    ratio,
+    rounded,
+    settings,
+    spread,
+    start,
+    turns,
+)
+from benchmarks.reference_svg import ReferenceTraining
+from seqvae.config import build_model
+
+SWEEP = {"n_frames": (8, 15, 30, 60), "batch_size": (4, 8, 16, 32), "image_size": (32, 64, 128)}
+
+
+def ours(args: argparse.Namespace) -> Callable[[], object]:
+    """One step of a new run, as train.py makes it."""
+    device = start(args)
+    cfg = settings(args, f"--compute.compile={args.compile}")
+    trainer, video = train.build_trainer(cfg, 1, device), clips(cfg, device)
+    return lambda: trainer.train_step(video)
+
+
+def reference(args: argparse.Namespace) -> Callable[[], object]:
+    """One step of SVG's loop, with a model of the same sizes and its weights."""
+    device = start(args)
+    cfg = settings(args)
+    training, video = ReferenceTraining(build_model(cfg, 1).to(device).train()), clips(cfg, device)
+    noise = torch.randn(args.batch_size, args.n_frames - 1, training.model.z_dim, device=device)
+    return lambda: training.step(video, noise)
+
+
+PARTS = {"ours": ours, "reference": reference}
+
+
+def two_steps(part: str, args: argparse.Namespace) -> None:
+    """For peak memory: the second step has the optimizer's moments."""
+    step = PARTS[part](args)
+    step()
+    step()
+
+
+def compare(args: argparse.Namespace) -> dict:
+    device = start(args)
+    steps = {name: make(args) for name, make in PARTS.items()}
+    times = turns(steps, args.rounds, device)
+    flops = {}
+    for name, step in steps.items():
+        with FlopCounterMode(display=False) as counter:
+            step()
+        flops[name] = counter.get_total_flops()
+    rate = flops["ours"] / spread(times["ours"])["median"]
+    frames = args.batch_size * (args.n_frames - 1)
+    dtype = torch.bfloat16 if args.amp == "bf16" else torch.float32
+    peak = matmul_flops(dtype, device, 8192 if device.type == "cuda" else 1024)
+    return {
+        "seconds_per_step": {name: spread(values) for name, values in times.items()},
+        "ratio": ratio(times["reference"], times["ours"]),
+        "frames_per_second": rounded(frames / spread(times["ours"])["median"]),
+        "peak_memory_mb": {name: peak_memory_mb(two_steps, name, args) for name in PARTS},
+        "gflop_per_step": {name: rounded(value / 1e9) for name, value in flops.items()},
+        "gflop_per_second": rounded(rate / 1e9),
+        "matmul_gflop_per_second": rounded(peak / 1e9),
+        "fraction_of_matmul": rounded(rate / peak),
+    }
+
+
+def sweep(args: argparse.Namespace) -> None:
+    """One line per point, then one per size with the exponent of the cost between its first and last point."""
+    device = start(args)
+    for size, points in SWEEP.items():
+        costs = []
+        for point in points:
+            each = argparse.Namespace(**vars(args) | {size: point})
+            costs.append(spread(turns({"ours": ours(each)}, args.rounds, device)["ours"]))
+            print(json.dumps({size: point, "seconds_per_step": costs[-1]}), flush=True)
+        exponent = math.log(costs[-1]["median"] / costs[0]["median"]) / math.log(points[-1] / points[0])
+        print(json.dumps({"cost grows as": f"{size} ** {exponent:.2f}"}), flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    flags = parser(__doc__, batch_size=16, n_frames=15)
+    flags.add_argument("--compile", choices=("on", "off"), default="off")
+    flags.add_argument("--sweep", action="store_true", help="ours alone, one size varied at a time")
+    args = flags.parse_args(argv)
+    device = start(args)
+    if args.sweep:
+        sweep(args)
+    else:
+        print(json.dumps({"benchmark": "train_step"} | vars(args) | machine(device) | compare(args)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+import json
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from benchmarks import evaluate, rollout, train_step
+from benchmarks.measure import matmul_flops, peak_memory_mb, ratio, turns
+from benchmarks.reference_svg import ReferenceTraining
+from seqvae.likelihoods import build_likelihood
+from seqvae.model import ModelConfig, SequenceVAE
+from seqvae.objectives import ObjectiveConfig, build_objective
+from seqvae.training.terms import batch_terms
+
+CPU = torch.device("cpu")
+TINY = ["--width=4", "--batch-size=2", "--image-size=32", "--rounds=1", "--threads=1", "--device=cpu"]
+
+
+@pytest.fixture
+def no_new_process(monkeypatch):
+    """Peak memory takes a new process, and seconds; one test of it is enough."""
+    for benchmark in (train_step, rollout, evaluate):
+        monkeypatch.setattr(benchmark, "peak_memory_mb", lambda part, *args: part(*args) and None)
+
+
+def printed(capsys) -> list[dict]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_the_reference_loop_has_the_gradients_of_our_objective():
+    torch.manual_seed(0)
+    sizes = {"image_size": 32, "channels": 1, "n_past": 2}
+    model = SequenceVAE(ModelConfig(width=4, g_dim=6, rnn_size=8), build_likelihood("gaussian", 1, sigma=1.0), **sizes)
+    model = model.double().eval()
+    video, noise = torch.rand(2, 5, 1, 32, 32).double(), torch.randn(2, 4, 10).double()
+    weights = dict(model.named_parameters())
+    theirs = ReferenceTraining(model).loss(video, noise, beta=0.3)
+    theirs = dict(zip(weights, torch.autograd.grad(theirs, weights.values())))
+
+    objective = build_objective(ObjectiveConfig(svg_beta=0.3), n_frames=4, dims=32 * 32, sigma=1.0)
+    loss, _ = objective(batch_terms(model, video, noise[None], torch.ones(4).double())[1])
+    ours = dict(zip(weights, torch.autograd.grad(loss, weights.values())))
+    for name in weights:  # nats per frame against a mean over pixels, summed over frames
+        assert ours[name].abs().max() > 0, name
+        scale = theirs[name].abs().max().item() * 32 * 32 / (2 * 4)
+        assert_close(ours[name], theirs[name] * 32 * 32 / (2 * 4), rtol=0, atol=1e-5 * scale, msg=name)
+
+
+def test_the_reference_loop_moves_every_weight_and_lowers_its_loss():
+    torch.manual_seed(0)
+    sizes = {"image_size": 32, "channels": 1, "n_past": 2}
+    model = SequenceVAE(ModelConfig(width=4, g_dim=6, rnn_size=8), build_likelihood("gaussian", 1), **sizes).train()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    training, video = ReferenceTraining(model), torch.rand(2, 5, 1, 32, 32)
+    losses = [training.step(video, torch.randn(2, 4, 10)).item() for _ in range(20)]
+    assert losses[-1] < losses[0]
+    assert all((weight - before[name]).abs().max() > 0 for name, weight in model.named_parameters())
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_train_step_prints_what_it_measured(capsys, amp, no_new_process):
+    train_step.main([*TINY, "--n-frames=7", f"--amp={amp}"])
+    (line,) = printed(capsys)
+    assert line["ratio"]["median"] > 0 and line["seconds_per_step"].keys() == {"ours", "reference"}
+    assert line["gflop_per_step"]["reference"] > line["gflop_per_step"]["ours"] > 0
+    assert line["peak_memory_mb"].keys() == {"ours", "reference"}
+    assert {"frames_per_second", "gflop_per_second", "matmul_gflop_per_second", "fraction_of_matmul"} <= line.keys()
+
+
+def test_train_steps_sweep_has_a_line_per_point(capsys, monkeypatch):
+    monkeypatch.setattr(train_step, "SWEEP", {"n_frames": (7, 9), "batch_size": (1, 2)})
+    train_step.main([*TINY, "--n-frames=7", "--sweep"])
+    lines = printed(capsys)
+    assert [set(line) - {"seconds_per_step"} for line in lines] == [
+        *[{"n_frames"}] * 2,
+        {"cost grows as"},
+        *[{"batch_size"}] * 2,
+        {"cost grows as"},
+    ]
+
+
+def test_rollout_prints_what_it_measured(capsys, no_new_process):
+    rollout.main([*TINY, "--n-frames=8", "--n-samples=2", "--amp=bf16", "--train-steps=1"])
+    (line,) = printed(capsys)
+    assert line["frames_per_second"].keys() == {"ours", "reference"}
+    assert abs(line["psnr_bf16_minus_float32"]) < 0.1
+
+
+def test_rollouts_sweep_has_a_line_per_number_of_samples(capsys, monkeypatch, no_new_process):
+    monkeypatch.setattr(rollout, "SWEEP", (1, 3))
+    rollout.main([*TINY, "--n-frames=8", "--sweep"])
+    assert [line["n_samples"] for line in printed(capsys)] == [1, 3]
+
+
+def test_evaluate_prints_what_it_measured(capsys, no_new_process):
+    evaluate.main([*TINY, "--n-frames=25", "--n-videos=2", "--n-samples=2"])
+    (line,) = printed(capsys)
+    assert line["frames"] == 2 * 2 * 20 and line["metric_frames_per_second"].keys() == {"psnr", "ssim"}
+    assert "peak_memory_mb" in line
+
+
+def test_turns_take_turns_and_ratios_are_of_the_same_round():
+    calls = []
+    times = turns({name: lambda name=name: calls.append(name) for name in "ab"}, 3, CPU)
+    assert calls == ["a", "b"] * 5 and [len(values) for values in times.values()] == [3, 3]
+    assert ratio([1.0, 8.0, 9.0], [1.0, 2.0, 3.0]) == {"median": 3.0, "min": 1.0, "max": 4.0}
+
+
+def _hold(n_bytes: int) -> None:
+    torch.ones(n_bytes, dtype=torch.uint8)
+
+
+def test_peak_memory_is_that_of_the_part_alone():
+    kept = torch.ones(10**9, dtype=torch.uint8)  # of this process, not of the part's
+    small, large = (peak_memory_mb(_hold, n_bytes) for n_bytes in (10**6, 3 * 10**8))
+    assert 250 < large - small < 350 and len(kept) == 10**9
+    assert matmul_flops(torch.float32, CPU, 64) > 0
