@@ -5,6 +5,7 @@ import multiprocessing
 import platform
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
 
@@ -98,8 +99,8 @@ def ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
 
 def peak_memory_mb(part: Callable[..., object], *args: object) -> float:
     """Highest memory of a new process that calls part(*args): on CUDA what torch took, else all of the process's."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return round(pool.apply(_peak_of, (part, *args)))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return round(pool.submit(_peak_of, part, *args).result())
 
 
 def _peak_of(part: Callable[..., object], *args: object) -> float:

@@ -6,7 +6,9 @@
     python -m benchmarks.train_step --sweep --width 16  cost against frames, batch and image size: a line per point
 
 Ours is the Trainer's own step, with the settings of `train.py smmnist-beta`, which is SVG's objective. The clips lie in
-memory before it starts. FLOPs are those of convolutions and products of matrices; the LSTMs' are left out.
+memory before it starts. FLOPs are those of convolutions and products of matrices; the LSTMs' are left out. The fraction
+of a matrix product's rate in the same type can exceed 1 on a CPU whose float32 products (MKL) are slower than its
+convolutions (oneDNN).
 """
 
 import argparse
