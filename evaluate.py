@@ -45,6 +45,7 @@ from seqvae.evaluation.report import comparison_table, write_report
 from seqvae.evaluation.results import MEAN_IMAGE_CLIPS
 from seqvae.evaluation.scores import Oracle
 from seqvae.image_model import ImageVAE
+from seqvae.memory import keep_memory
 from seqvae.metrics import published
 from seqvae.metrics.protocols import Protocol
 from seqvae.model import SequenceVAE
@@ -506,6 +507,7 @@ def mean_training_image(args: EvalConfig, cfg: RunConfig) -> Tensor:
 
 
 if __name__ == "__main__":
+    keep_memory()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an orderly end: no half-written file stays
     try:
         code = main(sys.argv[1:])

@@ -26,6 +26,7 @@ from datasets import dataset_options, load_dataset
 from datasets.on_device import BatchMaker, device_batches
 from seqvae import distributed
 from seqvae.config import RunConfig, build_model, differences, read_config, to_json
+from seqvae.memory import keep_memory
 from seqvae.objectives import Geco, build_objective
 from seqvae.presets import PRESETS
 from seqvae.provenance import provenance
@@ -259,6 +260,7 @@ def failed(cfg: RunConfig, reason: str) -> int:
 
 
 if __name__ == "__main__":
+    keep_memory()
     try:
         code = main(sys.argv[1:])
         if distributed.launched()[1] > 1 and code == 1:
