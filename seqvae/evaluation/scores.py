@@ -92,7 +92,7 @@ class Scorer:
         frames = frames[:n, :b, :f]
         futures = as_float(frames, self.video.device)
         self.predictions.add(samples.start, self.videos.start, **self._measure(futures, self.target))
-        self._kept.append(array(frames[:, : self.n_shown]))
+        self._kept.append(array(frames[:, : self.n_shown]).copy())  # a view would keep the frames of all videos
         self._sum = self._sum + frames.sum(0, dtype=torch.int64)
         self._squares = self._squares + frames.int().square().sum(0, dtype=torch.int64)
         if "lpips" in self.metrics and n > 1:
