@@ -10,7 +10,7 @@ demo: .venv/.installed
 	$(BIN)/python evaluate.py $(RUN_DIR)
 
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: .venv/.installed
 	$(BIN)/python -m pytest -m slow
