@@ -55,7 +55,18 @@ from seqvae.training.trainer import choose_device
 
 MAX_SCALE = 32  # screen pixels per pixel: 64 px are 2048 then
 # Fields that nothing would read where no test set of videos is predicted.
-ABOUT_VIDEOS = ("protocol", "test_set", "save_predictions", "lpips", "fvd_weights", "r3d18", "oracle", "amp", "compile")
+ABOUT_VIDEOS = (
+    "protocol",
+    "test_set",
+    "save_predictions",
+    "lpips",
+    "lpips_vgg",
+    "fvd_weights",
+    "r3d18",
+    "oracle",
+    "amp",
+    "compile",
+)
 ABOUT_TEST_SETS = (*ABOUT_VIDEOS, "n_videos", "n_importance", "batch_size", "data_root")
 TIMEOUT = 3600  # seconds that processes wait for one another: their shares of the videos may differ in speed
 
@@ -73,6 +84,7 @@ class EvalConfig:
     save_predictions: bool = False  # keep every predicted frame in predictions.h5, beside the results
     from_predictions: tuple[Path, ...] = ()  # score such files (docs/predictions.md) instead of runs
     lpips: Literal["auto", "on", "off"] = "auto"  # on: download its backbone (233 MB) if need be; auto: if it is there
+    lpips_vgg: bool = False  # LPIPS on VGG16 features (backbone 528 MB) beside the protocol's AlexNet
     fvd_weights: Path | None = None  # TorchScript I3D file, for FVD; no file, no number
     r3d18: bool = False  # Frechet distance on torchvision's r3d_18, which is no FVD
     oracle: bool = True  # Moving MNIST: score the true simulator's futures too, the ceiling of every model
@@ -103,6 +115,8 @@ class EvalConfig:
             self.refuse(names, "is about a model, and --from-predictions has none; drop it")
         if self.n_future is not None and self.clip is None:
             raise ValueError("--n-future goes with --clip: a test set's length is the protocol's; drop it")
+        if self.lpips_vgg and self.lpips == "off":
+            raise ValueError("--lpips-vgg asks for LPIPS and --lpips off for none; drop one")
         if self.gif_scale is not None and self.gif_scale > MAX_SCALE:
             raise ValueError(f"--gif-scale must be <= {MAX_SCALE}, got {self.gif_scale}")
         if self.clip is not None:
@@ -319,7 +333,7 @@ def plan_for(
     args: EvalConfig, protocol: Protocol, n_samples: int, n_videos: int, out: Path, device: torch.device
 ) -> Plan:
     """The plan of one protocol, with the networks that were asked for."""
-    networks = dict(lpips=args.lpips, fvd_weights=args.fvd_weights, use_r3d18=args.r3d18)
+    networks = dict(lpips=args.lpips, lpips_vgg=args.lpips_vgg, fvd_weights=args.fvd_weights, use_r3d18=args.r3d18)
     return make_plan(protocol, n_samples, n_videos, out, **networks, device=device)
 
 

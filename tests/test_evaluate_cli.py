@@ -204,6 +204,12 @@ def test_lpips_and_fvd_are_scored_where_there_are_weights(trained, tmp_path, mon
     assert report["frechet"]["FVD"]["n_fake"] == 3 and len(report["frechet"]["FVD"]["sha256"]) == 64
     out = capsys.readouterr().out
     assert "LPIPS v0.1" in out and "FVD: " in out and "covariances are singular" in out
+    assert evaluate.main([str(trained), *few, "--lpips-vgg"]) == 0
+    assert "LPIPS (VGG): left out, vgg16-397923af.pth is not in" in capsys.readouterr().out
+    torch.save(torchvision.models.vgg16(weights=None).state_dict(), backbone.parent / "vgg16-397923af.pth")
+    assert evaluate.main([str(trained), *few, "--lpips-vgg"]) == 0
+    scores = json.loads((tmp_path / "out" / "metrics.json").read_text())["results"]["mean"]
+    assert scores["lpips_vgg"]["mean"] > 0 and scores["lpips_vgg"]["mean"] != scores["lpips"]["mean"]
 
 
 @pytest.mark.parametrize("n_past", [2, 30])

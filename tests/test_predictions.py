@@ -390,6 +390,7 @@ def test_a_failure_leaves_no_half_file(tmp_path):
         (["--from-predictions", "x.h5", "--save-predictions"], "--save-predictions is about a model"),
         (["--from-predictions", "x.h5", "--seed", "3"], "--seed is about a model"),
         (["RUN", "--gif-scale", "0"], "--gif-scale must be >= 1, got 0"),
+        (["RUN", "--lpips-vgg", "--lpips", "off"], "--lpips-vgg asks for LPIPS and --lpips off for none"),
         (["RUN", "--gif-scale", "1000"], "--gif-scale must be <= 32, got 1000"),
         (["RUN", "--clip", "a.gif", "--no-oracle"], "--no-oracle is about a test set"),
         (["RUN", "--clip", "a.gif", "--fvd-weights", "x.pt"], "--fvd-weights is about a test set"),

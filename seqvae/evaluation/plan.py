@@ -48,6 +48,7 @@ def make_plan(
     out: Path,
     *,
     lpips: str,
+    lpips_vgg: bool,
     fvd_weights: Path | None,
     use_r3d18: bool,
     device: torch.device,
@@ -59,7 +60,7 @@ def make_plan(
         FileNotFoundError: a weights file that was named and is not there.
     """
     label(protocol, n_samples, n_videos)  # raises
-    metrics, left_out = build_metrics(protocol, lpips, device)
+    metrics, left_out = build_metrics(protocol, lpips, device, vgg=lpips_vgg)
     networks: list[VideoFeatures] = []
     if protocol.frechet_samples == 0:
         left_out.append(f"FVD: left out, {protocol.name} defines none")

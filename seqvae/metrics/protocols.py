@@ -142,26 +142,33 @@ def find_protocol(name: str, data: str) -> Protocol:
     return PROTOCOLS[name, data]
 
 
-def build_metrics(protocol: Protocol, lpips: str, device: torch.device) -> tuple[dict[str, Metric], list[str]]:
+def build_metrics(
+    protocol: Protocol, lpips: str, device: torch.device, *, vgg: bool = False
+) -> tuple[dict[str, Metric], list[str]]:
     """The protocol's metrics by key, and a sentence for each that is left out.
 
     Args:
         lpips: on downloads its backbone if need be, auto uses it where it lies already, off leaves it out.
+        vgg: LPIPS on VGG16 as well, which no protocol here counts.
     """
-    metrics = {"psnr": protocol.psnr, "ssim": protocol.ssim}
-    if lpips == "off" or protocol.lpips is None:
-        return metrics, []
-    net, resize = protocol.lpips
-    file = weights_file(BACKBONES[net])
-    if lpips == "auto" and not file.exists():
-        return metrics, [f"LPIPS: left out, {file.name} is not in {file.parent}; --lpips on downloads it"]
-    try:
-        score = Lpips(net, device, resize=resize)
-    except FileNotFoundError as error:
-        return metrics, [f"LPIPS: left out, {error}"]
-    size = "at their own size" if resize is None else f"resized to {resize}"
-    definition = f"LPIPS v0.1, {net}net features, frames {size}, grey repeated to three channels; lower is better"
-    return metrics | {"lpips": Metric("LPIPS", score, definition, higher_is_better=False)}, []
+    metrics, left_out = {"psnr": protocol.psnr, "ssim": protocol.ssim}, []
+    net, resize = protocol.lpips or ("alex", None)
+    wanted = {"lpips": net} if protocol.lpips is not None else {}
+    for key, net in (wanted | ({"lpips_vgg": "vgg"} if vgg else {})).items() if lpips != "off" else ():
+        name = "LPIPS" if key == "lpips" else "LPIPS (VGG)"
+        file = weights_file(BACKBONES[net])
+        if lpips == "auto" and not file.exists():
+            left_out.append(f"{name}: left out, {file.name} is not in {file.parent}; --lpips on downloads it")
+            continue
+        try:
+            score = Lpips(net, device, resize=resize)
+        except FileNotFoundError as error:
+            left_out.append(f"{name}: left out, {error}")
+            continue
+        size = "at their own size" if resize is None else f"resized to {resize}"
+        definition = f"LPIPS v0.1, {net}net features, frames {size}, grey repeated to three channels; lower is better"
+        metrics[key] = Metric(name, score, definition, higher_is_better=False)
+    return metrics, left_out
 
 
 def label(protocol: Protocol, n_samples: int, n_videos: int) -> str:
