@@ -182,20 +182,20 @@ def evaluate(argv: list[str]) -> int:
             page = args.out or Path("comparison")
         distributed.on_main(lambda: [check_folder(out) for out in [*outs, page] if out is not None])
     except (ValueError, FileNotFoundError) as error:
-        say(f"evaluate.py: {error}", file=sys.stderr)
+        distributed.say(f"evaluate.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a file where a folder is meant, a folder that may not be read
-        say(f"evaluate.py: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+        distributed.say(f"evaluate.py: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     where = outs[0]
     try:
         for evaluation in evaluations:
             where = evaluation.outs[0]
-            say("\n".join(evaluation.run()), flush=True)
+            distributed.say("\n".join(evaluation.run()), flush=True)
         if page is not None and distributed.is_main():
             where = page
             write_report(page / "report.html", outs)
-            say("\n".join(["", *comparison_table(outs), f"wrote {page / 'report.html'}"]))
+            distributed.say("\n".join(["", *comparison_table(outs), f"wrote {page / 'report.html'}"]))
     except torch.OutOfMemoryError:
         print(f"evaluate.py: the device's memory is too small; lower --batch-size {args.batch_size}", file=sys.stderr)
         return 1
@@ -206,12 +206,6 @@ def evaluate(argv: list[str]) -> int:
         print(f"evaluate.py: cannot write {error.filename or where}: {error.strerror or error}", file=sys.stderr)
         return 1
     return 0
-
-
-def say(text: str, **options) -> None:
-    """Prints it, once for all processes."""
-    if distributed.is_first():
-        print(text, **options)
 
 
 def check_folder(out: Path) -> None:

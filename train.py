@@ -65,14 +65,14 @@ def train(argv: list[str]) -> int:
         source = clip_source(cfg, train_clips, device)
         run_dir = Path(cfg.run_dir)
         if trainer.step >= cfg.optim.steps:
-            say(f"{run_dir} is finished at step {trainer.step}; raise --optim.steps to go on")
+            distributed.say(f"{run_dir} is finished at step {trainer.step}; raise --optim.steps to go on")
             return 0
         distributed.on_main(lambda: run_dir.mkdir(parents=True, exist_ok=True))
     except (ValueError, FileNotFoundError) as error:
-        say(f"train.py: {error}", file=sys.stderr)
+        distributed.say(f"train.py: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a file where a folder is meant, a folder that may not be read
-        say(f"train.py: cannot use {error.filename or cfg.run_dir}: {error.strerror}", file=sys.stderr)
+        distributed.say(f"train.py: cannot use {error.filename or cfg.run_dir}: {error.strerror}", file=sys.stderr)
         return 2
     try:
         if distributed.is_main():
@@ -87,18 +87,12 @@ def train(argv: list[str]) -> int:
     except OSError as error:
         return failed(cfg, f"cannot write {error.filename or run_dir}: {error.strerror}; earlier checkpoints are whole")
     if signal_name is not None:
-        say(f"{signal_name}: saved at step {trainer.step}; the same command goes on from there")
+        distributed.say(f"{signal_name}: saved at step {trainer.step}; the same command goes on from there")
         return 0
     for line in ending(trainer):
-        say(line)
-    say(f"{run_dir} is finished. Look at {run_dir}/samples, then: python evaluate.py {run_dir}")
+        distributed.say(line)
+    distributed.say(f"{run_dir} is finished. Look at {run_dir}/samples, then: python evaluate.py {run_dir}")
     return 0
-
-
-def say(text: str, **options) -> None:
-    """Prints it, once for all processes."""
-    if distributed.is_first():
-        print(text, **options)
 
 
 def parse(argv: list[str]) -> RunConfig:
@@ -131,13 +125,13 @@ def prepare(cfg: RunConfig, device: torch.device) -> tuple[Trainer, Dataset, Dat
     state, note = distributed.on_main(lambda: saved_state(Path(cfg.run_dir)))
     if state is not None:
         trainer.load(state)
-        say(note or f"going on from {cfg.run_dir}, step {trainer.step}")
+        distributed.say(note or f"going on from {cfg.run_dir}, step {trainer.step}")
     elif cfg.init_from is not None:
         init_from(trainer, Path(cfg.init_from))
     if "geco" in cfg.objective.name:
         objective, dims = cfg.objective, train_clips.channels * data.image_size**2
         squared = objective.tolerance**2
-        say(
+        distributed.say(
             f"{objective.name}: tolerance {objective.tolerance} RMSE per pixel, squared {squared:.3g}, "
             f"summed over {dims} pixels {dims * squared:.4g}; first lambda {objective.lambda_init:.4g}"
         )
@@ -210,7 +204,7 @@ def init_from(trainer: Trainer, other: Path) -> None:
     for model in (trainer.model, trainer.ema):
         if model is not None:
             model.load_state_dict(theirs, strict=False)
-    say(f"weights of {path}, step {state['step']}")
+    distributed.say(f"weights of {path}, step {state['step']}")
 
 
 def description(cfg: RunConfig) -> dict:

@@ -54,6 +54,12 @@ def is_first() -> bool:
         return True
 
 
+def say(text: str, **options) -> None:
+    """Prints it, once for all processes."""
+    if is_first():
+        print(text, **options)
+
+
 def start(cuda: bool, timeout: int) -> None:
     """Joins the other processes, if there are any; waiting for one takes at most `timeout` seconds, then and later."""
     number, size = launched()
