@@ -16,6 +16,7 @@ import train
 from datasets import load_dataset
 from seqvae.config import RunConfig
 from seqvae.memory import keep_memory
+from seqvae.networks import IMAGE_SIZES
 from seqvae.training.trainer import as_float, choose_device
 
 
@@ -26,7 +27,7 @@ def parser(doc: str, **defaults: int) -> argparse.ArgumentParser:
     given.add_argument("--width", type=int, default=64)
     given.add_argument("--batch-size", type=int, default=defaults["batch_size"])
     given.add_argument("--n-frames", type=int, default=defaults["n_frames"], help="of a clip, 5 of them seen")
-    given.add_argument("--image-size", type=int, choices=(32, 64, 128), default=64)
+    given.add_argument("--image-size", type=int, choices=IMAGE_SIZES, default=64)
     given.add_argument("--amp", choices=("bf16", "off"), default="off")
     given.add_argument("--rounds", type=int, default=10, help="turns that count, after 2 that warm up")
     given.add_argument("--threads", type=int, default=torch.get_num_threads())

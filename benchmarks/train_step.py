@@ -35,8 +35,9 @@ from benchmarks.measure import (
 )
 from benchmarks.reference_svg import ReferenceTraining
 from seqvae.config import build_model
+from seqvae.networks import IMAGE_SIZES
 
-SWEEP = {"n_frames": (8, 15, 30, 60), "batch_size": (4, 8, 16, 32), "image_size": (32, 64, 128)}
+SWEEP = {"n_frames": (8, 15, 30, 60), "batch_size": (4, 8, 16, 32), "image_size": IMAGE_SIZES}
 
 
 def ours(args: argparse.Namespace) -> Callable[[], object]:

@@ -32,7 +32,7 @@ class DataConfig:
     root: str | None = None  # all but digits: folder of the files; data
     n_past: int = 5  # frames to condition on; 0 for images
     n_future: int = 10  # frames to predict in training; 1 for images
-    image_size: int = 64  # 32, 64 or 128 pixels
+    image_size: int = 64  # 32, 64, 128 or 256 pixels
     seed: int = 0  # clip i of a split is a function of (seed, split, i) alone
     glyphs: Literal["mnist", "drawn"] | None = None  # moving_mnist: where the digits come from; mnist
     digit_size: int | None = None  # moving_mnist: 28 (exact reflection, the fixed test set) or 32 (SVG); digits: any

@@ -156,7 +156,7 @@ def test_combinations_that_make_no_sense_are_refused_by_name(settings, message):
     [
         (lambda: DataConfig(n_past=15, n_future=0), "data.n-past is 15 of the clip's 15 frames"),
         (lambda: DataConfig(n_past=0), "data.n-past must be >= 1"),
-        (lambda: DataConfig(image_size=48), "data.image-size is 48; networks exist for 32, 64, 128"),
+        (lambda: DataConfig(image_size=48), "data.image-size is 48; networks exist for 32, 64, 128, 256"),
         (lambda: OptimConfig(accumulate=0), "optim.accumulate must be finite and > 0, got 0"),
         (lambda: ComputeConfig(timeout=0), "compute.timeout must be >= 1 second, got 0"),
         (lambda: OptimConfig(lr=0), "optim.lr must be finite and > 0, got 0"),

@@ -95,7 +95,7 @@ def test_a_longer_sequence_continues_the_shorter_one(name):
     assert load(name, seq_len=20)[3][:8].equal(load(name)[3])
 
 
-@pytest.mark.parametrize("image_size", [32, 64, 128])
+@pytest.mark.parametrize("image_size", [32, 64, 128, 256])
 @pytest.mark.parametrize("n_digits", [1, 2, 3])
 def test_numbers_of_digits_and_image_sizes(image_size, n_digits):
     names = ("digits",) if image_size == 32 else MADE_ON_THE_FLY  # a 28 px digit of speed 4 needs more than 32 px

@@ -291,7 +291,7 @@ def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
         (["smmnist-sigma", "--objective.beta", "0.1"], ["objective.beta goes with likelihood.name gaussian"]),
         (["smmnist-geco", "--likelihood.name", "optimal-sigma"], ["use likelihood.name gaussian, not optimal-sigma"]),
         (["demo", "--data.n-past", "15", "--data.n-future", "0"], ["none is left to predict"]),
-        (["demo", "--data.image-size", "48"], ["data.image-size is 48; networks exist for 32, 64, 128"]),
+        (["demo", "--data.image-size", "48"], ["data.image-size is 48; networks exist for 32, 64, 128, 256"]),
         (["demo", "--data.glyphs", "mnist"], ["digits has no option 'glyphs'"]),
         (["demo", "--data.digit-size", "40"], ["digit_size", "40"]),
         (["demo", "--optim.steps", "0"], ["optim.steps must be finite and > 0, got 0"]),

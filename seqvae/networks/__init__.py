@@ -10,7 +10,7 @@ from seqvae.networks.dcgan import DCGANDecoder, DCGANEncoder
 from seqvae.networks.vgg import VGGDecoder, VGGEncoder
 
 NETWORKS = {"dcgan": (DCGANEncoder, DCGANDecoder), "vgg": (VGGEncoder, VGGDecoder)}
-IMAGE_SIZES = (32, 64, 128)
+IMAGE_SIZES = (32, 64, 128, 256)
 
 
 def build_encoder(name: str, image_size: int, channels: int, g_dim: int, width: int, norm: str) -> nn.Module:

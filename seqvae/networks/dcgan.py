@@ -1,4 +1,4 @@
-"""DCGAN encoder and decoder with skips (SVG's dcgan_64.py and dcgan_128.py; 32 px is the same with a level fewer).
+"""DCGAN encoder and decoder with skips (SVG's dcgan_64.py and dcgan_128.py; 32 px has a level fewer, 256 px one more).
 
 Shapes: B frames in any order (videos x time), C channels, S image size, W width, G = g_dim. The encoder halves the
 picture until it is 4x4.
