@@ -138,7 +138,8 @@ class SequenceVAE(nn.Module):
 
         n_skips = n_frames - 1 if self.last_frame_skip else n_past or self.n_past
         # The last observed frame, as FitVid. SVG stops one earlier, at n_past - 2, which leaves n_past = 1 undefined.
-        params = self.decode(g, [_first(skip, n_skips) for skip in skips])
+        cut = (n_frames - n_skips) * len(video)
+        params = self.decode(g, [_cut(skip.flatten(0, 1), 0, cut).unflatten(0, (n_skips, -1)) for skip in skips])
         return Prediction(params.unflatten(0, (n_samples, video.shape[0])), q, p, z)
 
     def decode(self, g: Tensor, skips: list[Tensor]) -> Tensor:
@@ -154,7 +155,8 @@ class SequenceVAE(nn.Module):
         n, n_videos = skips[0].shape[:2]
         n_frames = g.shape[1]
         halves = self.decoder.skip_halves([skip.flatten(0, 1) for skip in skips])
-        halves = [torch.cat([half, *[half[-n_videos:]] * (n_frames - n)]) for half in halves]  # (F * B, ...)
+        lasts = [_cut(half, (n - 1) * n_videos, 0) for half in halves]
+        halves = [torch.cat([half, *[last] * (n_frames - n)]) for half, last in zip(halves, lasts)]  # (F * B, ...)
         params = self.decoder(rearrange(g, "(k b) f g -> (k f b) g", b=n_videos), halves).to(g.dtype)
         return rearrange(params, "(k f b) ... -> (k b) f ...", f=n_frames, b=n_videos)
 
@@ -240,11 +242,12 @@ def float32(like: Tensor) -> torch.autocast:
     return torch.autocast(like.device.type, enabled=False)
 
 
-def _first(skip: Tensor, n: int) -> Tensor:
-    """The first n of T frames (T, B, C, H, W), copied: a view would keep them all."""
-    t, b = skip.shape[:2]
-    # Negative padding cuts; unlike a slice's, its gradient is channels-last as the rest, and not reordered everywhere.
-    return F.pad(skip.flatten(0, 1), (0, 0, 0, 0, 0, 0, 0, (n - t) * b)).unflatten(0, (n, b))
+def _cut(frames: Tensor, front: int, back: int) -> Tensor:
+    """Frames (B, ...) without so many at the front and at the back, copied: a view would keep them all.
+
+    Negative padding cuts; unlike a slice's, its gradient is channels-last as the rest, and not reordered everywhere.
+    """
+    return F.pad(frames, (0, 0, 0, 0, 0, 0, -front, -back))
 
 
 def init_as_svg(module: nn.Module) -> None:

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEAK = 0.2
+FEW = 3  # channels of a picture
 
 
 def level_channels(image_size: int, width: int) -> list[int]:
-    """Channels of each level, fine to coarse: W, 2W, 4W, 8W, 8W; 3 levels at 32 px, 4 at 64, 5 at 128."""
+    """Channels of each level, fine to coarse: W, 2W, 4W, 8W, 8W; 3 levels at 32 px, 4 at 64, 5 at 128, 6 at 256."""
     return [width * min(2**i, 8) for i in range(int(log2(image_size)) - 2)]
 
 
@@ -42,7 +43,7 @@ def add_shared(d: Tensor, half: Tensor) -> Tensor:
 def features(maps: Tensor, head: nn.Sequential) -> Tensor:
     """An encoder's head, (B, C, 4, 4) -> (B, G): its 4x4 convolution covers the map, so it is a product of matrices."""
     conv, norm, squash = head
-    h = F.linear(maps.flatten(1), conv.weight.flatten(1), conv.bias)
+    h = F.linear(maps.permute(0, 2, 3, 1).flatten(1), conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
     return squash(norm(h[:, :, None, None])).flatten(1)
 
 
@@ -65,34 +66,63 @@ class Halving(nn.Conv2d):
 
 def strided(x: Tensor, weight: Tensor, bias: Tensor | None = None, transposed: bool = False) -> Tensor:
     """4x4 (transposed) convolution of stride 2 and padding 1: half (double) the height and width."""
-    if x.shape[-1] == (4 if transposed else 8) and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        return _Coarse.apply(x, weight, bias, transposed)
-    return (F.conv_transpose2d if transposed else F.conv2d)(x, weight, bias, stride=2, padding=1)
+    size, few = x.shape[-1], transposed and weight.shape[1] <= FEW
+    coarse = size <= (8 if transposed else 16) and torch.is_autocast_enabled("cpu")
+    if x.device.type == "cpu" and (few or coarse):
+        y = _Strided.apply(x, weight, transposed)
+    elif transposed:
+        y = F.conv_transpose2d(x, weight, None, 2, 1)
+    else:
+        return F.conv2d(x, weight, bias, 2, 1)
+    # Apart: with oneDNN the gradient of a transposed convolution's bias takes as long as that of its weight.
+    return y if bias is None else y + bias.to(y.dtype)[:, None, None]
 
 
-class _Coarse(torch.autograd.Function):
-    """`strided` between 4x4 and 8x8 in bfloat16 on the CPU.
+class _Strided(torch.autograd.Function):
+    """`strided` on the CPU, as products of matrices where oneDNN's convolution is slower.
 
-    The gradient of its weight, which is larger than the maps, is computed as a product of matrices: oneDNN's takes 1.6
-    times as long, and a training step so 8 % longer.
+    So it is at drawing few channels, the picture's, in any precision (three times as slow), and in bfloat16 at the
+    gradient of weights up to 8x8 pixels on the coarse side, and at all that ends in 4x4 (by a quarter to a half).
     """
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, transposed: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.transposed = transposed
-        return (F.conv_transpose2d if transposed else F.conv2d)(x, weight, bias, stride=2, padding=1)
+        if not transposed:
+            return _halved(_patches(x), weight) if x.shape[-1] == 8 else F.conv2d(x, weight, None, 2, 1)
+        if weight.shape[1] > FEW:
+            return F.conv_transpose2d(x, weight, None, 2, 1)
+        parts = weight.flatten(1).t() @ x.flatten(2)  # (B, C * 16, H * W)
+        parts = parts.to(torch.promote_types(x.dtype, torch.float32))  # four are added in each pixel
+        return F.fold(parts, (2 * x.shape[2], 2 * x.shape[3]), 4, stride=2, padding=1).to(x.dtype)
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
-        shape = ([2, 2], [1, 1], [1, 1], ctx.transposed, [0, 0], 1)  # stride, padding, dilation, ., padding out, groups
-        dx = torch.ops.aten.convolution_backward(grad, x, weight, None, *shape, [True, False, False])[0]
         fine, coarse = (grad, x) if ctx.transposed else (x, grad)
-        fine = F.pad(fine.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))  # (B, 10, 10, C)
-        patches = fine.unfold(1, 4, 2).unfold(2, 4, 2).movedim(3, -1).flatten(3).flatten(0, 2)  # (B * 16, 16 * C)
-        dw = coarse.permute(0, 2, 3, 1).flatten(0, 2).t() @ patches
-        dw = dw.unflatten(1, (4, 4, -1)).permute(0, 3, 1, 2)  # (channels of coarse, of fine, 4, 4)
-        return dx, dw, grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None, None
+        by_product = x.dtype == torch.bfloat16 and coarse.shape[-1] <= 8
+        dx_too = by_product and ctx.transposed and coarse.shape[-1] == 4
+        shape = ([2, 2], [1, 1], [1, 1], ctx.transposed, [0, 0], 1)  # stride, padding, dilation, ., padding out, groups
+        which = [not dx_too, not by_product, False]
+        dx, dw, _ = torch.ops.aten.convolution_backward(grad, x, weight, None, *shape, which)
+        if by_product:
+            patches = _patches(fine)
+            dw = coarse.permute(0, 2, 3, 1).flatten(0, 2).t() @ patches.flatten(0, 2)
+            dw = dw.unflatten(1, (4, 4, -1)).permute(0, 3, 1, 2)  # (channels of coarse, of fine, 4, 4)
+            if dx_too:
+                dx = _halved(patches, weight)
+        return dx, dw, None
+
+
+def _patches(fine: Tensor) -> Tensor:
+    """(B, C, 2S, 2S) -> (B, S, S, 16 * C), what each pixel of the coarse side is made from."""
+    fine = F.pad(fine.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+    return fine.unfold(1, 4, 2).unfold(2, 4, 2).movedim(3, -1).flatten(3)
+
+
+def _halved(patches: Tensor, weight: Tensor) -> Tensor:
+    """The convolution of what `_patches` cut up, (B, C', S, S), channels-last."""
+    return (patches @ weight.permute(0, 2, 3, 1).flatten(1).t()).permute(0, 3, 1, 2)

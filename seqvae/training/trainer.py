@@ -197,7 +197,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss, numbers = self._backward(video, noise, None if uniform is None else uniform[own], n_clips)
         limit = self.cfg.optim.grad_clip
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
+        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        if limit is not None:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
         finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
 
         for group in self.optimizer.param_groups:
