@@ -1,3 +1,4 @@
+import copy
 from itertools import product
 from typing import get_args, get_type_hints
 
@@ -195,3 +196,20 @@ def test_strided_convolutions_and_their_gradients_are_those_of_torch_in_float64(
     for ours, theirs in ((out.float(), expected), *pairs):
         assert ours.dtype == torch.float32
         assert_close(ours.double(), theirs, rtol=0, atol=(0.01 if amp else 1e-5) * max(1, theirs.abs().max().item()))
+
+
+@pytest.mark.parametrize("network, amp", list(product(NETWORKS, (False, True))))
+def test_encoder_and_decoder_compile_without_a_graph_break(network, amp):
+    torch._dynamo.reset()
+    plain = build(network=network).float().train()
+    compiled = copy.deepcopy(plain)
+    compiled.encoder.compile(fullgraph=True, backend="aot_eager")  # all of torch.compile but the kernels
+    compiled.decoder.compile(fullgraph=True, backend="aot_eager")
+    for batch in (2, 3):
+        video, eps, found = clips(batch).float(), noise(1, batch, 5, plain.z_dim).float(), []
+        for vae in (plain, compiled):
+            with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+                params = vae(video, eps).params
+            found.append([params, *torch.autograd.grad(params.square().mean(), list(vae.decoder.parameters()))])
+        for ours, theirs in zip(*found):
+            assert_close(ours, theirs, rtol=0, atol=(0.1 if amp else 1e-4) * theirs.abs().max().item())
