@@ -14,17 +14,9 @@ import numpy as np
 from seqvae.evaluation.scores import ORACLE_CAP, Scorer
 from seqvae.evaluation.tables import BASELINES
 from seqvae.metrics.best_of_n import Estimate, Summary, over_videos
+from seqvae.plots import Curve, write_calibration, write_curves, write_scores_by_n
 from seqvae.training.checkpoint import write_atomically
-from seqvae.visualize import (
-    Curve,
-    Panel,
-    write_animation,
-    write_animation_grid,
-    write_calibration,
-    write_curves,
-    write_scores_by_n,
-    write_strip,
-)
+from seqvae.visualize import Panel, write_animation, write_animation_grid, write_strip
 
 MEAN_IMAGE_CLIPS = 256  # training clips whose frames make the mean training image
 RANDOM = 3  # samples shown beside the best one, the first of the N
