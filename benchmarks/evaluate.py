@@ -61,7 +61,7 @@ def measure(args: argparse.Namespace) -> dict:
     protocol = find_protocol("srvp-2020", "moving_mnist")
     whole = [seconds(lambda: evaluate(args), device) for _ in range(args.rounds)]
     frames = args.n_videos * args.n_samples * protocol.n_future
-    video = clips(settings(args), device)[:1, N_PAST:]  # (1, F, 1, H, W)
+    video = clips(args, settings(args), device)[:1, N_PAST:]  # (1, F, 1, H, W)
     target = video.expand(N_SCORED // video.shape[1], *video.shape[1:])
     guess = (target + 0.1 * torch.rand_like(target)).clamp(0, 1)
     scored = target.shape[:2].numel()
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     flags = parser(__doc__, batch_size=4, n_frames=25)
     flags.add_argument("--n-videos", type=int, default=4)
     flags.add_argument("--n-samples", type=int, default=20)
-    flags.set_defaults(rounds=3)
+    flags.set_defaults(rounds=3, data="smmnist")
     args = flags.parse_args(argv)
     device = start(args)
     print(json.dumps({"benchmark": "evaluate"} | vars(args) | machine(device) | measure(args)))

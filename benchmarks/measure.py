@@ -16,17 +16,20 @@ import train
 from datasets import load_dataset
 from seqvae.config import RunConfig
 from seqvae.memory import keep_memory
-from seqvae.networks import IMAGE_SIZES
+from seqvae.networks import IMAGE_SIZES, NETWORKS
+from seqvae.presets import PRESETS
 from seqvae.training.trainer import as_float, choose_device
+
+CHANNELS = {"smmnist": 1, "bair": 3}
 
 
 def parser(doc: str, **defaults: int) -> argparse.ArgumentParser:
-    """Flags that the benchmarks of the model have in common; 64 px DCGAN of SVG's sizes unless told otherwise."""
+    """Flags that the benchmarks of the model have in common; SVG's sizes on Moving MNIST unless told otherwise."""
     given = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    given.add_argument("--network", choices=("dcgan", "vgg"), default="dcgan")
+    given.add_argument("--network", choices=tuple(NETWORKS), help="SVG's: dcgan on Moving MNIST, vgg on BAIR")
     given.add_argument("--width", type=int, default=64)
     given.add_argument("--batch-size", type=int, default=defaults["batch_size"])
-    given.add_argument("--n-frames", type=int, default=defaults["n_frames"], help="of a clip, 5 of them seen")
+    given.add_argument("--n-frames", type=int, default=defaults["n_frames"], help="of a clip; 5 are seen, 2 on BAIR")
     given.add_argument("--image-size", type=int, choices=IMAGE_SIZES, default=64)
     given.add_argument("--amp", choices=("bf16", "off"), default="off")
     given.add_argument("--rounds", type=int, default=10, help="turns that count, after 2 that warm up")
@@ -36,18 +39,26 @@ def parser(doc: str, **defaults: int) -> argparse.ArgumentParser:
 
 
 def start(args: argparse.Namespace) -> torch.device:
-    """The device, with what the entry points set for it."""
+    """The device, with what the entry points set for it; the network is filled in."""
+    args.network = args.network or PRESETS[f"{args.data}-beta"][1].model.network
     torch.set_num_threads(args.threads)
     keep_memory()
     return choose_device(args.device, "--device")
 
 
+def with_bair(given: argparse.ArgumentParser) -> None:
+    """The flag of the benchmarks that also know the sizes of SVG on BAIR."""
+    given.add_argument("--data", choices=tuple(CHANNELS), default="smmnist", help="whose sizes; shown are drawn digits")
+
+
 def settings(args: argparse.Namespace, *flags: str) -> RunConfig:
-    """Of a run of `train.py smmnist-beta`, SVG's own objective, on drawn digits."""
+    """Of a run of `train.py smmnist-beta` or `bair-beta`, SVG's own objective, on drawn digits."""
+    preset = f"{args.data}-beta"
     options = {
+        "data.name": "moving_mnist",
         "data.glyphs": "drawn",
         "data.max-speed": 3,  # the highest that 32 px leave room for
-        "data.n-future": args.n_frames - 5,
+        "data.n-future": args.n_frames - PRESETS[preset][1].data.n_past,
         "data.image-size": args.image_size,
         "model.network": args.network,
         "model.width": args.width,
@@ -55,13 +66,14 @@ def settings(args: argparse.Namespace, *flags: str) -> RunConfig:
         "compute.amp": args.amp,
         "compute.device": args.device,
     }
-    return train.parse(["smmnist-beta", *(f"--{name}={value}" for name, value in options.items()), *flags])
+    return train.parse([preset, *(f"--{name}={value}" for name, value in options.items()), *flags])
 
 
-def clips(cfg: RunConfig, device: torch.device) -> Tensor:
-    """(B, T, 1, H, W) floats on the device: the first batch-size training clips."""
+def clips(args: argparse.Namespace, cfg: RunConfig, device: torch.device) -> Tensor:
+    """(B, T, C, H, W) floats on the device: the first batch-size training clips, in grey where C is 3."""
     dataset = load_dataset(split="train", **cfg.data.arguments())
-    return as_float(torch.stack([dataset[i] for i in range(cfg.optim.batch_size)]), device)
+    video = torch.stack([dataset[i] for i in range(cfg.optim.batch_size)])
+    return as_float(video.repeat(1, 1, CHANNELS[args.data], 1, 1), device)
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:

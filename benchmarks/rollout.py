@@ -2,6 +2,7 @@
 
     python -m benchmarks.rollout                  full-size DCGAN, 4 videos, 10 samples, 5 + 20 frames, float32
     python -m benchmarks.rollout --amp bf16       ours in bfloat16, and how far its PSNR is from float32's
+    python -m benchmarks.rollout --data bair --n-frames 30 --batch-size 2       SVG's sizes on BAIR: VGG, 2 + 28 frames
     python -m benchmarks.rollout --sweep          frames per second and memory against the number of samples
 
 The weights are those of a new model after --train-steps steps on drawn digits (0: none), with the norms' statistics of
@@ -16,6 +17,7 @@ from torch import Tensor
 
 import train
 from benchmarks.measure import (
+    CHANNELS,
     clips,
     machine,
     parser,
@@ -26,21 +28,21 @@ from benchmarks.measure import (
     spread,
     start,
     turns,
+    with_bair,
 )
 from benchmarks.reference_svg import ReferenceSVG
 from seqvae.metrics.frame import psnr
 from seqvae.model import SequenceVAE
 
-N_PAST = 5
 SWEEP = (1, 10, 50, 100)  # samples
 ROWS = 256  # samples x videos at once, as in evaluation
 
 
 def prepare(args: argparse.Namespace) -> tuple[SequenceVAE, Tensor]:
-    """The model in eval mode and (B, T, 1, H, W) clips."""
+    """The model in eval mode and (B, T, C, H, W) clips."""
     device = start(args)
     cfg = settings(args)
-    trainer, video = train.build_trainer(cfg, 1, device), clips(cfg, device)
+    trainer, video = train.build_trainer(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
     for _ in range(args.train_steps):
         trainer.train_step(video)
     return trainer.model.eval(), video
@@ -55,10 +57,10 @@ def noise_for(args: argparse.Namespace, model: SequenceVAE, n_samples: int) -> T
 
 def rollout(model: SequenceVAE, video: Tensor, noise: Tensor, amp: bool) -> list[Tensor]:
     """The samples in chunks of at most ROWS rows, (n, B, F, C, H, W) bytes each: what evaluation keeps of them."""
-    n_future = video.shape[1] - N_PAST
+    n_past = model.n_past
     with torch.autocast(video.device.type, torch.bfloat16, enabled=amp):
         return [
-            (255 * model.rollout(video[:, :N_PAST], n_future, part)).round().byte()
+            (255 * model.rollout(video[:, :n_past], video.shape[1] - n_past, part)).round().byte()
             for part in noise.split(max(1, ROWS // len(video)))
         ]
 
@@ -72,11 +74,11 @@ def peak(args: argparse.Namespace, n_samples: int) -> None:
 
 def compare(args: argparse.Namespace) -> dict:
     model, video = prepare(args)
-    noise, context, n_future = noise_for(args, model, args.n_samples), video[:, :N_PAST], args.n_frames - N_PAST
+    noise, n_past, n_future = noise_for(args, model, args.n_samples), model.n_past, args.n_frames - model.n_past
     reference, amp = ReferenceSVG(model), args.amp == "bf16"
     runs = {
         "ours": lambda: rollout(model, video, noise, amp),
-        "reference": lambda: reference.rollout(context, n_future, noise),
+        "reference": lambda: reference.rollout(video[:, :n_past], n_future, noise),
     }
     times = turns(runs, args.rounds, video.device)
     frames = args.n_samples * args.batch_size * n_future
@@ -87,7 +89,7 @@ def compare(args: argparse.Namespace) -> dict:
         "peak_memory_mb": peak_memory_mb(peak, args, args.n_samples),
     }
     if amp:
-        target = video[:, N_PAST:].expand(args.n_samples, *video[:, N_PAST:].shape)
+        target = video[:, n_past:].expand(args.n_samples, *video[:, n_past:].shape)
         scores = []  # of float32 and of bfloat16, (N, B, F)
         for each in (False, True):
             frames = torch.cat(rollout(model, video, noise, each)).float() / 255
@@ -104,13 +106,14 @@ def sweep(args: argparse.Namespace) -> None:
         noise = noise_for(args, model, n_samples)
         run = {"ours": lambda noise=noise: rollout(model, video, noise, args.amp == "bf16")}
         times = spread(turns(run, args.rounds, video.device)["ours"])
-        frames = n_samples * args.batch_size * (args.n_frames - N_PAST)
+        frames = n_samples * args.batch_size * (args.n_frames - model.n_past)
         line = {"n_samples": n_samples, "seconds": times, "frames_per_second": rounded(frames / times["median"])}
         print(json.dumps(line | {"peak_memory_mb": peak_memory_mb(peak, args, n_samples)}), flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
     flags = parser(__doc__, batch_size=4, n_frames=25)
+    with_bair(flags)
     flags.add_argument("--n-samples", type=int, default=10)
     flags.add_argument("--train-steps", type=int, default=0)
     flags.add_argument("--sweep", action="store_true")

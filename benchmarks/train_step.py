@@ -2,13 +2,13 @@
 
     python -m benchmarks.train_step                     full-size DCGAN, batch 16, 15 frames, float32
     python -m benchmarks.train_step --amp bf16          convolutions in bfloat16; the reference stays in float32
-    python -m benchmarks.train_step --network vgg --batch-size 4
+    python -m benchmarks.train_step --data bair --n-frames 12 --batch-size 4    SVG's sizes on BAIR: VGG, 3 channels
     python -m benchmarks.train_step --sweep --width 16  cost against frames, batch and image size: a line per point
 
-Ours is the Trainer's own step, with the settings of `train.py smmnist-beta`, which is SVG's objective. The clips lie in
-memory before it starts. FLOPs are those of convolutions and products of matrices; the LSTMs' are left out. The fraction
-of a matrix product's rate in the same type can exceed 1 on a CPU whose float32 products (MKL) are slower than its
-convolutions (oneDNN).
+Ours is the Trainer's own step, with the settings of `train.py smmnist-beta` or `bair-beta`, SVG's objective. The clips,
+drawn digits, lie in memory before it starts. FLOPs are those of convolutions and products of matrices; the LSTMs' are
+left out. The fraction of a matrix product's rate in the same type can exceed 1 on a CPU whose float32 products (MKL)
+are slower than its convolutions (oneDNN).
 """
 
 import argparse
@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train
 from benchmarks.measure import (
+    CHANNELS,
     clips,
     machine,
     matmul_flops,
@@ -32,6 +33,7 @@ from benchmarks.measure import (
     spread,
     start,
     turns,
+    with_bair,
 )
 from benchmarks.reference_svg import ReferenceTraining
 from seqvae.config import build_model
@@ -44,7 +46,7 @@ def ours(args: argparse.Namespace) -> Callable[[], object]:
     """One step of a new run, as train.py makes it."""
     device = start(args)
     cfg = settings(args, f"--compute.compile={args.compile}")
-    trainer, video = train.build_trainer(cfg, 1, device), clips(cfg, device)
+    trainer, video = train.build_trainer(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
     return lambda: trainer.train_step(video)
 
 
@@ -52,7 +54,8 @@ def reference(args: argparse.Namespace) -> Callable[[], object]:
     """One step of SVG's loop, with a model of the same sizes and its weights."""
     device = start(args)
     cfg = settings(args)
-    training, video = ReferenceTraining(build_model(cfg, 1).to(device).train()), clips(cfg, device)
+    model = build_model(cfg, CHANNELS[args.data]).to(device).train()
+    training, video = ReferenceTraining(model), clips(args, cfg, device)
     noise = torch.randn(args.batch_size, args.n_frames - 1, training.model.z_dim, device=device)
     return lambda: training.step(video, noise)
 
@@ -107,6 +110,7 @@ def sweep(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     flags = parser(__doc__, batch_size=16, n_frames=15)
+    with_bair(flags)
     flags.add_argument("--compile", choices=("on", "off"), default="off")
     flags.add_argument("--sweep", action="store_true", help="ours alone, one size varied at a time")
     args = flags.parse_args(argv)

@@ -57,10 +57,11 @@ def test_the_reference_loop_moves_every_weight_and_lowers_its_loss():
     assert all((weight - before[name]).abs().max() > 0 for name, weight in model.named_parameters())
 
 
-@pytest.mark.parametrize("amp", ["off", "bf16"])
-def test_train_step_prints_what_it_measured(capsys, amp, no_new_process):
-    train_step.main([*TINY, "--n-frames=7", f"--amp={amp}"])
+@pytest.mark.parametrize("amp, data, network", [("off", "smmnist", "dcgan"), ("bf16", "bair", "vgg")])
+def test_train_step_prints_what_it_measured(capsys, amp, data, network, no_new_process):
+    train_step.main([*TINY, "--n-frames=7", f"--amp={amp}", f"--data={data}"])
     (line,) = printed(capsys)
+    assert line["network"] == network
     assert line["ratio"]["median"] > 0 and line["seconds_per_step"].keys() == {"ours", "reference"}
     assert line["gflop_per_step"]["reference"] > line["gflop_per_step"]["ours"] > 0
     assert line["peak_memory_mb"].keys() == {"ours", "reference"}
@@ -79,8 +80,9 @@ def test_train_steps_sweep_has_a_line_per_point(capsys, monkeypatch):
     ]
 
 
-def test_rollout_prints_what_it_measured(capsys, no_new_process):
-    rollout.main([*TINY, "--n-frames=8", "--n-samples=2", "--amp=bf16", "--train-steps=1"])
+@pytest.mark.parametrize("data", ["smmnist", "bair"])
+def test_rollout_prints_what_it_measured(capsys, data, no_new_process):
+    rollout.main([*TINY, "--n-frames=8", "--n-samples=2", "--amp=bf16", "--train-steps=1", f"--data={data}"])
     (line,) = printed(capsys)
     assert line["frames_per_second"].keys() == {"ours", "reference"}
     assert abs(line["psnr_bf16_minus_float32"]) < 0.1
