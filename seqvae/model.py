@@ -195,7 +195,8 @@ class SequenceVAE(nn.Module):
                     z = Gaussian(*(repeat(x, "b t z -> (n b) t z", n=n_samples) for x in q)).sample(z)
                 if self.prior is not None:
                     _, prior_state = self.prior(h[:, :-1])
-                    prior_state = tuple(repeat(s, "l b r -> l (n b) r", n=n_samples) for s in prior_state)
+                    # Samples of a single video would share its state as a view, which cuDNN refuses.
+                    prior_state = tuple(repeat(s, "l b r -> l (n b) r", n=n_samples).contiguous() for s in prior_state)
                 _, state = self.frame_predictor(repeat(h[:, :-1], "b t g -> (n b) t g", n=n_samples), z)
             h = repeat(h[:, -1:], "b t g -> (n b) t g", n=n_samples)
 

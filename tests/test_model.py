@@ -119,6 +119,16 @@ def test_predictions_do_not_depend_on_the_other_videos_or_samples():
     assert_close(together[1, 2], alone[0, 0], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("batch, n_samples", [(1, 1), (1, 3), (2, 3)])
+def test_the_lstms_states_are_contiguous_as_cudnn_wants_them(batch, n_samples):
+    vae, seen = build(n_past=3), []
+    for module in vae.modules():
+        if isinstance(module, nn.LSTM):
+            module.register_forward_pre_hook(lambda _, args: seen.extend(args[1] or ()))
+    vae.rollout(clips(batch)[:, :3], 2, noise(n_samples, batch, 4, vae.z_dim))
+    assert seen and all(state.is_contiguous() for state in seen)
+
+
 def test_a_prediction_sees_nothing_of_the_future():
     vae, video = build(), clips()
     eps = noise(2, 5, vae.z_dim)
