@@ -168,6 +168,8 @@ def evaluate(argv: list[str]) -> int:
         args = tyro.cli(EvalConfig, args=argv, **options)
         distributed.start(args.device != "cpu" and torch.cuda.is_available(), TIMEOUT)
         device = distributed.on_all(lambda: choose_device(args.device, "--device"))
+        if device.index is not None:
+            torch.cuda.set_device(device)
         evaluations = distributed.on_all(
             lambda: [evaluation for subject in args.subjects for evaluation in prepare(args, subject, device)]
         )
@@ -187,6 +189,9 @@ def evaluate(argv: list[str]) -> int:
     except OSError as error:  # a file where a folder is meant, a folder that may not be read
         distributed.say(f"evaluate.py: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
+    except torch.OutOfMemoryError:
+        print(f"evaluate.py: no room for the model on {device}; see what else uses it", file=sys.stderr)
+        return 1
     where = outs[0]
     try:
         for evaluation in evaluations:

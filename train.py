@@ -74,6 +74,9 @@ def train(argv: list[str]) -> int:
     except OSError as error:  # a file where a folder is meant, a folder that may not be read
         distributed.say(f"train.py: cannot use {error.filename or cfg.run_dir}: {error.strerror}", file=sys.stderr)
         return 2
+    except torch.OutOfMemoryError:
+        print(f"train.py: no room for model and data on {device}; see what else uses it", file=sys.stderr)
+        return 1
     try:
         if distributed.is_main():
             write_atomically(run_dir / "config.json", json.dumps(description(cfg), indent=1).encode())

@@ -374,3 +374,18 @@ def test_a_full_disk_ends_the_run_with_the_reason(tmp_path, capsys, monkeypatch)
     assert final(tmp_path)["step"] == 6
     assert train.main([*GECO, "--run-dir", str(tmp_path), "--optim.steps", "9"]) == 0
     assert final(tmp_path)["step"] == 9
+
+
+def test_a_device_without_room_for_the_model_is_one_line(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    assert train.main([*GECO, "--optim.steps", "1", "--run-dir", str(tmp_path / "a")]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(train, "prepare", full)
+    monkeypatch.setattr(evaluate, "prepare", full)
+    assert train.main([*GECO, "--run-dir", str(tmp_path / "b")]) == 1
+    assert evaluate.main([str(tmp_path / "a")]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all("no room for" in line and "cpu" in line for line in said)
+    assert not (tmp_path / "b").exists()
