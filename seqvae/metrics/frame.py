@@ -15,6 +15,7 @@ All of them raise ValueError, in one line, for two shapes, integer frames, NaN a
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -166,17 +167,18 @@ def _ssim(
 
 def _blur(maps: Tensor, window: Tensor) -> Tensor:
     """(..., H, W) -> (..., H - size + 1, W - size + 1): weighted means over every window inside."""
-    rows, columns = (_band(window, size).to(maps) for size in maps.shape[-2:])
+    rows, columns = (_band(window, size, maps.dtype, maps.device) for size in maps.shape[-2:])
     return rows.T @ (maps @ columns)  # twice as fast as two convolutions of one channel
 
 
-def _band(window: Tensor, length: int) -> Tensor:
+@lru_cache(maxsize=32)  # made for every chunk it would be copied each time, and a GPU would wait
+def _band(window: Tensor, length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(length, length - size + 1), whose column i holds the window from row i on."""
     size = len(window)
     band = window.new_zeros(length, length - size + 1)
     for i in range(band.shape[1]):
         band[i : i + size, i] = window
-    return band
+    return band.to(device, dtype)
 
 
 def score_frames(
