@@ -46,9 +46,10 @@ def start(args: argparse.Namespace) -> torch.device:
     return choose_device(args.device, "--device")
 
 
-def with_bair(given: argparse.ArgumentParser) -> None:
-    """The flag of the benchmarks that also know the sizes of SVG on BAIR."""
+def model_flags(given: argparse.ArgumentParser) -> None:
+    """Flags of the benchmarks that run the model against SVG's loop."""
     given.add_argument("--data", choices=tuple(CHANNELS), default="smmnist", help="whose sizes; shown are drawn digits")
+    given.add_argument("--compile", choices=("on", "off"), default="off")
 
 
 def settings(args: argparse.Namespace, *flags: str) -> RunConfig:

@@ -19,9 +19,8 @@ class CellStack:
     def __init__(self, lstm: nn.LSTM) -> None:
         self.cells = []
         for layer in range(lstm.num_layers):
-            cell = nn.LSTMCell(lstm.input_size if layer == 0 else lstm.hidden_size, lstm.hidden_size).to(
-                lstm.weight_hh_l0
-            )
+            size = lstm.input_size if layer == 0 else lstm.hidden_size
+            cell = nn.LSTMCell(size, lstm.hidden_size, device="meta")  # without weights of its own
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
                 setattr(cell, name, getattr(lstm, f"{name}_l{layer}"))
             self.cells.append(cell)

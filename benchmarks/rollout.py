@@ -20,6 +20,7 @@ from benchmarks.measure import (
     CHANNELS,
     clips,
     machine,
+    model_flags,
     parser,
     peak_memory_mb,
     ratio,
@@ -28,10 +29,9 @@ from benchmarks.measure import (
     spread,
     start,
     turns,
-    with_bair,
 )
 from benchmarks.reference_svg import ReferenceSVG
-from seqvae.metrics.frame import psnr
+from seqvae.metrics.frame import psnr, without_tf32
 from seqvae.model import SequenceVAE
 
 SWEEP = (1, 10, 50, 100)  # samples
@@ -41,7 +41,7 @@ ROWS = 256  # samples x videos at once, as in evaluation
 def prepare(args: argparse.Namespace) -> tuple[SequenceVAE, Tensor]:
     """The model in eval mode and (B, T, C, H, W) clips."""
     device = start(args)
-    cfg = settings(args)
+    cfg = settings(args, f"--compute.compile={args.compile}")
     trainer, video = train.build_trainer(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
     for _ in range(args.train_steps):
         trainer.train_step(video)
@@ -113,16 +113,17 @@ def sweep(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     flags = parser(__doc__, batch_size=4, n_frames=25)
-    with_bair(flags)
+    model_flags(flags)
     flags.add_argument("--n-samples", type=int, default=10)
     flags.add_argument("--train-steps", type=int, default=0)
     flags.add_argument("--sweep", action="store_true")
     args = flags.parse_args(argv)
     device = start(args)
-    if args.sweep:
-        sweep(args)
-    else:
-        print(json.dumps({"benchmark": "rollout"} | vars(args) | machine(device) | compare(args)))
+    with without_tf32():  # as evaluation
+        if args.sweep:
+            sweep(args)
+        else:
+            print(json.dumps({"benchmark": "rollout"} | vars(args) | machine(device) | compare(args)))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from benchmarks.measure import (
     clips,
     machine,
     matmul_flops,
+    model_flags,
     parser,
     peak_memory_mb,
     ratio,
@@ -33,7 +34,6 @@ from benchmarks.measure import (
     spread,
     start,
     turns,
-    with_bair,
 )
 from benchmarks.reference_svg import ReferenceTraining
 from seqvae.config import build_model
@@ -110,8 +110,7 @@ def sweep(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     flags = parser(__doc__, batch_size=16, n_frames=15)
-    with_bair(flags)
-    flags.add_argument("--compile", choices=("on", "off"), default="off")
+    model_flags(flags)
     flags.add_argument("--sweep", action="store_true", help="ours alone, one size varied at a time")
     args = flags.parse_args(argv)
     device = start(args)
