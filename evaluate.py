@@ -258,12 +258,12 @@ def prepare_videos(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torc
         clips = load_dataset(split="test", root=data_root(args, cfg), **test_set_of(protocol, cfg.data))
         if protocol.name == "own" and args.n_videos is None:
             protocol = dataclasses.replace(protocol, n_videos=min(protocol.n_videos, len(clips)))
-        n_samples, n_videos = counted(args, protocol, n_samples)
+        n_drawn, n_videos = counted(args, protocol, n_samples)
         if n_videos > len(clips):
             raise ValueError(f"--n-videos {n_videos}: the test split of {protocol.test_set} has {len(clips)}")
         name = protocol.name if args.test_set is None else f"{protocol.name}-{args.test_set}"
         out = place(args, run_dir, run_dir / "evaluation", name, several=len(protocols) > 1)
-        plan = plan_for(args, protocol, n_samples, n_videos, out, device)
+        plan = plan_for(args, protocol, n_drawn, n_videos, out, device)
         key = repr((protocol.test_set, sorted(protocol.options.items()), protocol.n_past))
         groups.setdefault(key, []).append((plan, clips))
     return [evaluation_of(args, run_dir, cfg, model, state, mean_image, group, device) for group in groups.values()]

@@ -138,6 +138,24 @@ def test_moving_mnist_is_scored_on_the_published_test_set(tmp_path, mnist_root, 
     assert (run_dir / "evaluation" / "own" / "metrics.csv").exists()
 
 
+def test_the_order_of_protocols_does_not_change_what_each_is_scored_on(tmp_path, mnist_root, monkeypatch):
+    small, real = without(without(TINY, "--data.digit-size"), "--data.image-size"), evaluate.plan_for
+    command = ["smmnist-sigma", *small, "--data.root", str(mnist_root), "--run-dir", str(tmp_path)]
+    assert train.main([*command, "--optim.steps", "1"]) == 0
+    found = []
+    for order in (("own", "srvp-2020", "mcvd-2022"), ("mcvd-2022", "srvp-2020", "own")):
+        plans = {}
+
+        def noted(args, protocol, *numbers, plans=plans):
+            plans[protocol.name] = numbers[:2]
+            return real(args, protocol, *numbers)
+
+        monkeypatch.setattr(evaluate, "plan_for", noted)
+        evaluate.prepare(evaluate.EvalConfig(run_dirs=(tmp_path,), protocol=order), tmp_path, torch.device("cpu"))
+        found.append(plans)
+    assert found[0] == found[1] and found[0]["srvp-2020"] == (100, 5000)
+
+
 def test_several_protocols_score_a_run_in_one_command(tmp_path, mnist_root, capsys):
     small = without(without(TINY, "--data.digit-size"), "--data.image-size")
     command = ["smmnist-sigma", *small, "--data.root", str(mnist_root), "--run-dir", str(tmp_path)]
