@@ -62,7 +62,7 @@ def train(argv: list[str]) -> int:
         if device.index is not None:
             torch.cuda.set_device(device)
         trainer, train_clips, valid_clips = prepare(cfg, device)
-        source = clip_source(cfg, train_clips, device)
+        source = distributed.on_all(lambda: clip_source(cfg, train_clips, device))
         run_dir = Path(cfg.run_dir)
         if trainer.step >= cfg.optim.steps:
             distributed.say(f"{run_dir} is finished at step {trainer.step}; raise --optim.steps to go on")
