@@ -11,7 +11,7 @@ def keep_memory() -> None:
 
     glibc gives every tensor above 32 MB fresh pages, which the kernel clears one fault at a time: 300,000 faults and a
     quarter of the time of a float32 training step of the full-size model. The peak stays as it is, but is held until
-    the process ends. For processes that compute on the CPU; on CUDA torch keeps the device's memory itself.
+    the process ends. It matters where the CPU computes; the device's memory torch keeps itself.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -224,8 +224,9 @@ class SequenceVAE(nn.Module):
     def reconstruct(self, video: Tensor, noise: Tensor, n_past: int) -> Tensor:
         """Frames 1..T-1 with z from the posterior, which sees each frame it draws: (B, T-1, C, H, W) in [0, 1].
 
-        Skips come from the first n_past frames alone, as a prediction's do. noise is (B, T-1, Z), zeros for the
-        posterior's mean; the video is that of `forward`.
+        Skips come from the first n_past frames alone, as a prediction's do, or with last_frame_skip from the real frame
+        before, where a prediction has its own. noise is (B, T-1, Z), zeros for the posterior's mean; the video is that
+        of `forward`.
         """
         assert not self.training, "reconstructions use eval mode, as predictions do"
         return self.likelihood.mean(self(video, noise[None], n_past).params[0])

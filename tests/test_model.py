@@ -208,6 +208,23 @@ def test_strided_convolutions_and_their_gradients_are_those_of_torch_in_float64(
         assert_close(ours.double(), theirs, rtol=0, atol=(0.01 if amp else 1e-5) * max(1, theirs.abs().max().item()))
 
 
+@pytest.mark.parametrize("transposed, size, channels", [(True, 4, 5), (True, 32, 1), (False, 8, 5), (False, 16, 5)])
+@pytest.mark.parametrize("amp", [False, True])
+def test_gradients_of_strided_convolutions_have_gradients(transposed, size, channels, amp):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 6, size, size), torch.randn(*((6, channels) if transposed else (channels, 6)), 4, 4)
+    conv, found = nn.functional.conv_transpose2d if transposed else nn.functional.conv2d, []
+    for dtype in (torch.float32, torch.float64):
+        inputs = [each.to(dtype).requires_grad_() for each in (x, weight)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp and dtype == torch.float32):
+            exact = dtype == torch.float64
+            out = conv(*inputs, stride=2, padding=1) if exact else strided(*inputs, transposed=transposed)
+        (slope,) = torch.autograd.grad(out.to(dtype).square().sum(), inputs[0], create_graph=True)
+        found.append(torch.autograd.grad(slope.square().sum(), inputs))
+    for ours, theirs in zip(*found):
+        assert_close(ours.double(), theirs, rtol=0, atol=(0.03 if amp else 1e-5) * theirs.abs().max().item())
+
+
 @pytest.mark.parametrize("network, amp", list(product(NETWORKS, (False, True))))
 def test_encoder_and_decoder_compile_without_a_graph_break(network, amp):
     torch._dynamo.reset()

@@ -69,6 +69,8 @@ def strided(x: Tensor, weight: Tensor, bias: Tensor | None = None, transposed: b
     size, few = x.shape[-1], transposed and weight.shape[1] <= FEW
     coarse = size <= (8 if transposed else 16) and torch.is_autocast_enabled("cpu")
     if x.device.type == "cpu" and (few or coarse):
+        if torch.is_autocast_enabled("cpu"):
+            x, weight = x.bfloat16(), weight.bfloat16()
         y = _Strided.apply(x, weight, transposed)
     elif transposed:
         y = F.conv_transpose2d(x, weight, None, 2, 1)
@@ -86,7 +88,6 @@ class _Strided(torch.autograd.Function):
     """
 
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
     def forward(ctx, x: Tensor, weight: Tensor, transposed: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.transposed = transposed
@@ -94,12 +95,9 @@ class _Strided(torch.autograd.Function):
             return _halved(_patches(x), weight) if x.shape[-1] == 8 else F.conv2d(x, weight, None, 2, 1)
         if weight.shape[1] > FEW:
             return F.conv_transpose2d(x, weight, None, 2, 1)
-        parts = weight.flatten(1).t() @ x.flatten(2)  # (B, C * 16, H * W)
-        parts = parts.to(torch.promote_types(x.dtype, torch.float32))  # four are added in each pixel
-        return F.fold(parts, (2 * x.shape[2], 2 * x.shape[3]), 4, stride=2, padding=1).to(x.dtype)
+        return torch.cat([_drawn(frames, weight) for frames in x.split(8)])  # few at a time stay in the cache
 
     @staticmethod
-    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
         fine, coarse = (grad, x) if ctx.transposed else (x, grad)
@@ -115,6 +113,13 @@ class _Strided(torch.autograd.Function):
             if dx_too:
                 dx = _halved(patches, weight)
         return dx, dw, None
+
+
+def _drawn(x: Tensor, weight: Tensor) -> Tensor:
+    """The transposed convolution; every input pixel is 4x4 of the output's, and four are added in each."""
+    parts = weight.flatten(1).t() @ x.flatten(2)  # (B, C * 16, H * W)
+    parts = parts.to(torch.promote_types(x.dtype, torch.float32))
+    return F.fold(parts, (2 * x.shape[2], 2 * x.shape[3]), 4, stride=2, padding=1).to(x.dtype)
 
 
 def _patches(fine: Tensor) -> Tensor:

@@ -75,10 +75,9 @@ class DCGANDecoder(nn.Module):
         """
         d = first_maps(g, self.head)  # (B, W', 4, 4)
         for i, conv in enumerate(self.levels):
-            if halves is None:
-                d = conv(d)
-            else:
-                d = add_shared(strided(d, conv.weight[: d.shape[1]], transposed=True), halves[i])
+            d = strided(d, conv.weight[: d.shape[1]], conv.bias if halves is None else None, transposed=True)
+            if halves is not None:
+                d = add_shared(d, halves[i])
             if i < len(self.norms):
                 d = self.norms[i](d)
         return d
