@@ -95,7 +95,11 @@ class _Strided(torch.autograd.Function):
             return _halved(_patches(x), weight) if x.shape[-1] == 8 else F.conv2d(x, weight, None, 2, 1)
         if weight.shape[1] > FEW:
             return F.conv_transpose2d(x, weight, None, 2, 1)
-        return torch.cat([_drawn(frames, weight) for frames in x.split(8)])  # few at a time stay in the cache
+        y = x.new_empty(len(x), weight.shape[1], 2 * x.shape[2], 2 * x.shape[3])
+        n = len(x) if torch.compiler.is_compiling() else 8  # few at a time stay in the cache; compiled, one graph
+        for frames, drawn in zip(x.split(n), y.split(n)):
+            drawn.copy_(_drawn(frames, weight))
+        return y
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
