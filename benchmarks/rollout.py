@@ -34,7 +34,7 @@ from benchmarks.reference_svg import ReferenceSVG
 from seqvae.metrics.frame import psnr, without_tf32
 from seqvae.model import SequenceVAE
 
-SWEEP = (1, 10, 50, 100)  # samples
+SWEEP = (1, 10, 50, 100, 200)  # samples
 ROWS = 256  # samples x videos at once, as in evaluation
 
 
