@@ -138,7 +138,7 @@ class ComputeConfig:
     """Where and how fast; none of it changes what is computed, up to rounding."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
-    amp: Literal["auto", "bf16", "off"] = "auto"  # bfloat16 convolutions; auto: on CUDA alone; off: float32 (on CUDA TF32)
+    amp: Literal["auto", "bf16", "off"] = "auto"  # bfloat16 convolutions; auto: on CUDA; off: float32, there TF32
     compile: Literal["auto", "on", "off"] = (
         "auto"  # torch.compile of encoder and decoder; auto: on CUDA with a C compiler
     )
