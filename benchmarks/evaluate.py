@@ -9,6 +9,7 @@ quoted is `seqvae.evaluation.scores.score`, which predicts and scores, and its t
 """
 
 import argparse
+import dataclasses
 import json
 
 import torch
@@ -29,16 +30,21 @@ from seqvae.config import build_model
 from seqvae.evaluation.predictions import ModelPredictions
 from seqvae.evaluation.scores import Scorer, score
 from seqvae.metrics.frame import without_tf32
-from seqvae.metrics.protocols import find_protocol
+from seqvae.metrics.protocols import Protocol, find_protocol
 
 N_PAST, N_SCORED = 5, 256  # frames seen; clips' worth of frames that the metrics alone are timed on
+
+
+def protocol_of(args: argparse.Namespace) -> Protocol:
+    """srvp-2020 over as many frames as are asked for."""
+    return dataclasses.replace(find_protocol("srvp-2020", "moving_mnist"), n_future=args.n_frames - N_PAST)
 
 
 def evaluate(args: argparse.Namespace) -> Scorer:
     """The scores of all videos."""
     device = start(args)
     cfg = settings(args)
-    protocol = find_protocol("srvp-2020", "moving_mnist")
+    protocol = protocol_of(args)
     sizes = {"n_samples": args.n_samples, "n_videos": args.n_videos}
     predictions = ModelPredictions(
         build_model(cfg, 1).to(device).eval(),
@@ -48,6 +54,7 @@ def evaluate(args: argparse.Namespace) -> Scorer:
         seed=0,
         device=device,
         mean_image=None,
+        amp=args.amp == "bf16",
         **sizes,
     )
     scorer = Scorer(protocol, {"psnr": protocol.psnr, "ssim": protocol.ssim}, **sizes)
@@ -58,7 +65,7 @@ def evaluate(args: argparse.Namespace) -> Scorer:
 
 def measure(args: argparse.Namespace) -> dict:
     device = start(args)
-    protocol = find_protocol("srvp-2020", "moving_mnist")
+    protocol = protocol_of(args)
     whole = [seconds(lambda: evaluate(args), device) for _ in range(args.rounds)]
     frames = args.n_videos * args.n_samples * protocol.n_future
     video = clips(args, settings(args), device)[:1, N_PAST:]  # (1, F, 1, H, W)

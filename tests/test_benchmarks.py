@@ -94,11 +94,14 @@ def test_rollouts_sweep_has_a_line_per_number_of_samples(capsys, monkeypatch, no
     assert [line["n_samples"] for line in printed(capsys)] == [1, 3]
 
 
-def test_evaluate_prints_what_it_measured(capsys, no_new_process):
-    evaluate.main([*TINY, "--n-frames=25", "--n-videos=2", "--n-samples=2"])
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_evaluate_prints_what_it_measured(capsys, amp, no_new_process, monkeypatch):
+    models, predict = [], evaluate.ModelPredictions
+    monkeypatch.setattr(evaluate, "ModelPredictions", lambda *a, **k: models.append(k["amp"]) or predict(*a, **k))
+    evaluate.main([*TINY, "--n-frames=17", "--n-videos=2", "--n-samples=2", f"--amp={amp}"])
     (line,) = printed(capsys)
-    assert line["frames"] == 2 * 2 * 20 and line["metric_frames_per_second"].keys() == {"psnr", "ssim"}
-    assert "peak_memory_mb" in line
+    assert line["frames"] == 2 * 2 * 12 and line["metric_frames_per_second"].keys() == {"psnr", "ssim"}
+    assert "peak_memory_mb" in line and set(models) == {amp == "bf16"}
 
 
 def test_turns_take_turns_and_ratios_are_of_the_same_round():

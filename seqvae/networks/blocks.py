@@ -66,10 +66,9 @@ class Halving(nn.Conv2d):
 
 def strided(x: Tensor, weight: Tensor, bias: Tensor | None = None, transposed: bool = False) -> Tensor:
     """4x4 (transposed) convolution of stride 2 and padding 1: half (double) the height and width."""
-    size, few = x.shape[-1], transposed and weight.shape[1] <= FEW
-    coarse = size <= (8 if transposed else 16) and torch.is_autocast_enabled("cpu")
-    if x.device.type == "cpu" and (few or coarse):
-        if torch.is_autocast_enabled("cpu"):
+    amp, few = torch.is_autocast_enabled("cpu"), transposed and weight.shape[1] <= FEW
+    if x.device.type == "cpu" and (few or (amp and x.shape[-1] <= (8 if transposed else 16))):
+        if amp:
             x, weight = x.bfloat16(), weight.bfloat16()
         y = _Strided.apply(x, weight, transposed)
     elif transposed:
