@@ -1,0 +1,169 @@
+"""The interface of every model family: what training, evaluation and export know of a video predictor.
+
+Shapes: K importance samples, N generated samples, B videos, T frames, C H W, Z latents per frame. Frame 0 is only
+conditioned on, so a video of T frames has F = T - 1 predicted ones; without any context, as for single images, F = T.
+
+A family is a `ModelConfig` with its settings and a `VideoModel` with three methods: `forward` trains, `start` and `step`
+generate. Generation itself (`predict`, `rollout`, `reconstruct`) is written here once.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Generic, Self, TypeVar
+
+import torch
+from pydantic import ConfigDict
+from torch import Tensor, nn
+
+from seqvae.gaussian import Gaussian, kl_per_latent
+from seqvae.likelihoods import Likelihood
+
+State = TypeVar("State")  # a family's NamedTuple of tensors, batch first: everything that `step` needs of the past
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Settings of a family. Subclasses add `family: Literal[NAME] = NAME`, by which JSON tells them apart."""
+
+    needs_context: ClassVar[bool] = True  # whether the model conditions on observed frames, at least one
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    @property
+    def has_latent(self) -> bool:
+        """Whether futures differ from sample to sample; without a latent there is one, and no KL."""
+        return True
+
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether a training step normalises by the statistics of the clips in each pass (batch norm)."""
+        return False
+
+    def resolved(self) -> Self:
+        """The same with every default that depends on another field written out."""
+        return self
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `forward` returns, for each of the F predicted frames, in the weights' dtype whatever autocast does."""
+
+    params: Tensor  # (K, B, F, likelihood.param_channels, H, W) likelihood parameters
+    q: Gaussian | None  # (B, F, Z) posterior; None without a latent
+    p: Gaussian | None  # (B, F, Z) prior
+    z: Tensor  # (K, B, F, Z) sampled from q
+
+    def kl(self) -> Tensor:
+        """KL(q || p) per frame and latent, (B, F, Z) nats, float64; Z = 0 without a latent."""
+        if self.q is None:
+            return self.z[0].double()
+        return kl_per_latent(*(Gaussian(*(x.double() for x in g)) for g in (self.q, self.p)))
+
+    def log_ratio(self) -> Tensor:
+        """log p(z) - log q(z) per frame, (K, B, F) nats, float64: minus the KL, estimated from each sample alone."""
+        if self.q is None:
+            return self.z.new_zeros(self.z.shape[:3], dtype=torch.float64)
+        q, p = (Gaussian(*(x.double() for x in g)) for g in (self.q, self.p))
+        return p.log_prob(self.z.double()) - q.log_prob(self.z.double())
+
+
+class VideoModel(nn.Module, ABC, Generic[State]):
+    """A stochastic video predictor with a Gaussian latent per frame.
+
+    Args:
+        likelihood: what the model emits the parameters of; optimised with a learning rate of its own.
+        channels, image_size: of the videos, C and H = W.
+        n_past: frames observed in training.
+        z_dim: latents per frame, flat whatever their shape inside; 0 without a latent.
+    """
+
+    compiled: ClassVar[tuple[str, ...]] = ()  # submodules that torch.compile speeds up (--compute.compile)
+    recomputed: ClassVar[tuple[str, ...]] = ()  # methods without randomness for --compute.checkpoint-activations
+
+    def __init__(self, likelihood: Likelihood, *, channels: int, image_size: int, n_past: int, z_dim: int) -> None:
+        super().__init__()
+        self.channels, self.image_size, self.n_past, self.z_dim = channels, image_size, n_past, z_dim
+        self.likelihood = likelihood
+
+    @abstractmethod
+    def forward(self, video: Tensor, noise: Tensor, n_past: int | None = None) -> Prediction:
+        """Teacher forcing: predict each frame from the real ones before it and z ~ q.
+
+        Args:
+            video: (B, T, C, H, W) in [0, 1], T > n_past.
+            noise: (K, B, F, Z) standard normal; decides z. What does not depend on z runs once for all K.
+            n_past: observed frames; None: as many as in training.
+        """
+
+    @abstractmethod
+    def start(self, context: Tensor, noise: Tensor) -> State:
+        """Observe the context; N samples are folded into the batch, sample n of video b in row n * B + b.
+
+        Args:
+            context: (B, n_past, C, H, W) in [0, 1], any n_past >= 1; n_past = 0 in a family that needs no context.
+            noise: (N, B, max(n_past - 1, 0), Z) standard normal; decides z ~ q of the observed frames after the first.
+        """
+
+    @abstractmethod
+    def step(self, state: State, noise: Tensor) -> tuple[Tensor, State]:
+        """Predict one more frame with z from the prior.
+
+        Args:
+            state: after the frames so far, from `start` or `step`.
+            noise: (N * B, Z) standard normal; decides z.
+
+        Returns:
+            Likelihood parameters (N * B, param_channels, H, W), and the state after this frame.
+        """
+
+    @property
+    def has_latent(self) -> bool:
+        """Whether futures differ from sample to sample."""
+        return self.z_dim > 0
+
+    @torch.no_grad()
+    def rollout(self, context: Tensor, n_future: int, noise: Tensor) -> Tensor:
+        """The frames of `predict`: (N, B, n_future, C, H, W) float32 in [0, 1]."""
+        return self.predict(context, n_future, noise)[0]
+
+    @torch.no_grad()
+    def predict(self, context: Tensor, n_future: int, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Predict futures: z from the posterior while conditioning, from the prior after; a frame is the decoder's mean.
+
+        Args:
+            context: (B, n_past, C, H, W) in [0, 1], any n_past >= 1; n_past = 0 in a family that needs no context.
+            n_future: frames to predict.
+            noise: (N, B, F, Z) standard normal, F = max(n_past - 1, 0) + n_future; decides the samples.
+
+        Returns:
+            Frames (N, B, n_future, C, H, W) float32 in [0, 1], and the decoder's sigma, broadcastable to them: a scalar
+            where it is one number, None without one.
+        """
+        assert not self.training, "predictions use eval mode: batch statistics would make them depend on the batch"
+        n_observed = max(context.shape[1] - 1, 0)  # frames whose z comes from the posterior
+        assert noise.shape[2] == n_observed + n_future, (noise.shape, context.shape, n_future)
+        state = self.start(context, noise[:, :, :n_observed])
+        frames, sigmas = [], []
+        for eps in noise[:, :, n_observed:].flatten(0, 1).unbind(1):  # (N * B, Z)
+            params, state = self.step(state, eps)  # (N * B, param_channels, H, W)
+            frames.append(self.likelihood.mean(params))  # (N * B, C, H, W)
+            sigmas.append(self.likelihood.sigma(params))
+        shape = noise.shape[:2]
+        sigma = sigmas[0]
+        if sigma is not None and sigma.ndim:  # differs from frame to frame
+            sigma = torch.stack(sigmas, 1).unflatten(0, shape)
+        return torch.stack(frames, 1).unflatten(0, shape), sigma
+
+    @torch.no_grad()
+    def reconstruct(self, video: Tensor, noise: Tensor, n_past: int | None = None) -> Tensor:
+        """Predict each frame with z from the posterior, which has seen that frame: (B, F, C, H, W) in [0, 1].
+
+        Arguments are those of `forward`, but for noise (B, F, Z), zeros for the posterior's mean.
+        """
+        assert not self.training, "reconstructions use eval mode, as predictions do"
+        return self.likelihood.mean(self(video, noise[None], n_past).params[0])
+
+
+def float32(like: Tensor) -> torch.autocast:
+    """Context manager without autocast on the tensor's device: for the heads of Gaussians (see `gaussian_kl`)."""
+    return torch.autocast(like.device.type, enabled=False)
