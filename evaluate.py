@@ -44,11 +44,10 @@ from seqvae.evaluation.predictions import BadPredictions, ModelPredictions
 from seqvae.evaluation.report import comparison_table, write_report
 from seqvae.evaluation.results import MEAN_IMAGE_CLIPS
 from seqvae.evaluation.scores import Oracle
-from seqvae.image_model import ImageVAE
 from seqvae.memory import keep_memory
 from seqvae.metrics import published
 from seqvae.metrics.protocols import Protocol
-from seqvae.model import SequenceVAE
+from seqvae.models import VideoModel
 from seqvae.provenance import provenance
 from seqvae.training import checkpoint
 from seqvae.training.trainer import choose_device
@@ -240,18 +239,17 @@ def prepare(args: EvalConfig, subject: Path, device: torch.device) -> list[Evalu
 
 def prepare_videos(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.device) -> list[Evaluation]:
     """One evaluation per test set: protocols that share one, and the frames seen, share its predictions."""
-    if cfg.model.prior == "none" and args.n_importance not in (None, 1):
+    if not cfg.model.has_latent and args.n_importance not in (None, 1):
         raise ValueError(
             f"--n-importance {args.n_importance}: a model without latent has no importance weights; drop it"
         )
     # Beside runs that draw many futures, one without latent has its one.
-    n_samples = None if cfg.model.prior == "none" and len(args.run_dirs) > 1 else args.n_samples
+    n_samples = None if not cfg.model.has_latent and len(args.run_dirs) > 1 else args.n_samples
     asked = dict(n_samples=n_samples, n_videos=args.n_videos, test_set=args.test_set)
     protocols = [choose_protocol(cfg, name, **asked) for name in args.protocol]
     model, state = load_model(args, run_dir, cfg, device)
     if args.compile == "on":
-        model.encoder.compile()
-        model.decoder.compile()
+        model.compile_parts()
     mean_image = mean_training_image(args, cfg)
     groups: dict[str, list[tuple[Plan, Dataset]]] = {}
     for protocol in protocols:
@@ -273,7 +271,7 @@ def evaluation_of(
     args: EvalConfig,
     run_dir: Path,
     cfg: RunConfig,
-    model: SequenceVAE,
+    model: VideoModel,
     state: dict,
     mean_image: Tensor,
     group: list[tuple[Plan, Dataset]],
@@ -402,7 +400,7 @@ def prepare_file(args: EvalConfig, path: Path, device: torch.device) -> Evaluati
 def prepare_clip(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.device) -> Evaluation:
     """Futures of the person's own clip, cropped and scaled to the model's size; grey for a model of grey pictures."""
     model, _ = load_model(args, run_dir, cfg, device)
-    frames = torch.from_numpy(read_video(args.clip, cfg.data.image_size, cfg.data.stride or 1))  # (T, S, S, 3) uint8
+    frames = torch.from_numpy(read_video(args.clip, model.image_size, cfg.data.stride or 1))  # (T, S, S, 3) uint8
     video = frames.permute(0, 3, 1, 2)
     if model.channels == 1:
         video = video.float().mean(1, keepdim=True).round().byte()
@@ -410,7 +408,7 @@ def prepare_clip(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.
         raise ValueError(f"--clip {args.clip} has {len(video)} frames, and the model looks at {cfg.data.n_past}")
     out = place(args, run_dir, run_dir / "evaluation", f"clip_{args.clip.stem}")
     lengths = {"n_past": cfg.data.n_past, "n_future": args.n_future or cfg.data.n_future}
-    n_samples = (args.n_samples or 4) if model.z_dim else 1
+    n_samples = (args.n_samples or 4) if model.has_latent else 1
     pictures = dict(formats=args.formats, scale=args.gif_scale)
     return Evaluation(
         [out],
@@ -435,7 +433,7 @@ def prepare_images(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torc
             "n_images": n_images,
             "test_set": {"name": cfg.data.name, "sha256": errors.content_hash},
             **run_facts(args, run_dir, cfg, model, state),
-            "bounds": measured_bounds(args, cfg, model, clips, n_images, None, device),
+            "bounds": measured_bounds(args, cfg, model, clips, n_images, 0, device),
             "published": published.to_json(published.published_rows("images", cfg.data.name)),
         }
         images.write(out, facts, errors)
@@ -448,9 +446,7 @@ def prepare_images(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torc
 # ---- what all of them need
 
 
-def run_facts(
-    args: EvalConfig, run_dir: Path, cfg: RunConfig, model: SequenceVAE | ImageVAE, state: dict
-) -> dict[str, object]:
+def run_facts(args: EvalConfig, run_dir: Path, cfg: RunConfig, model: VideoModel, state: dict) -> dict[str, object]:
     """What was evaluated, how its training ended, and with which program."""
     return {
         "run": str(run_dir),
@@ -466,19 +462,19 @@ def run_facts(
 def measured_bounds(
     args: EvalConfig,
     cfg: RunConfig,
-    model: SequenceVAE | ImageVAE,
+    model: VideoModel,
     clips: Dataset,
     n_videos: int,
-    n_past: int | None,
+    n_past: int,
     device: torch.device,
 ) -> dict[str, object]:
-    """The model's bounds on the test videos (n_past None: images)."""
+    """The model's bounds on the test videos (n_past 0: images)."""
     measured = bounds.measure_bounds(
         model,
         clips,
         n_videos,
         n_past=n_past,
-        n_importance=(args.n_importance or 10) if model.z_dim else 1,
+        n_importance=(args.n_importance or 10) if model.has_latent else 1,
         seed=args.seed,
         batch_size=args.batch_size,
         device=device,
@@ -494,21 +490,22 @@ def data_root(args: EvalConfig, cfg: RunConfig) -> str | None:
     return str(args.data_root) if args.data_root else cfg.data.root
 
 
-def load_model(
-    args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.device
-) -> tuple[SequenceVAE | ImageVAE, dict]:
+def load_model(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.device) -> tuple[VideoModel, dict]:
     """The run's model in eval mode, averaged weights where it has them, and the checkpoint's state."""
     path = run_dir / "checkpoints" / f"{args.checkpoint}.pt"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; train the run to its first checkpoint, or choose --checkpoint")
     state = checkpoint.load(path)
-    weights = state["ema"] or state["model"]
+    if "channels" not in state:
+        raise ValueError(f"{path} does not say the size of its videos, so an earlier version made it; use that version")
+    another = f"{path} is of another model than {run_dir}/config.json describes"
+    if state["image_size"] != cfg.data.image_size:
+        raise ValueError(another)
+    model = build_model(cfg, state["channels"])
     try:
-        first = next(weight for name, weight in weights.items() if name.startswith("encoder."))  # (out, C, k, k)
-        model = build_model(cfg, first.shape[1])
-        model.load_state_dict(weights)
-    except (RuntimeError, StopIteration):
-        raise ValueError(f"{path} is of another model than {run_dir}/config.json describes") from None
+        model.load_state_dict(state["ema"] or state["model"])
+    except RuntimeError:
+        raise ValueError(another) from None
     return model.to(device).eval(), state
 
 

@@ -108,6 +108,7 @@ def parse(argv: list[str]) -> RunConfig:
         raise ValueError(f"unknown preset {preset!r}; the first word must be one of {', '.join(PRESETS)}")
     text, default = PRESETS[preset]
     options = {"prog": f"train.py {preset}", "description": text, "console_outputs": distributed.is_first()}
+    options["config"] = (tyro.conf.AvoidSubcommands,)  # of the models, the preset's family alone has flags
     cfg = tyro.cli(RunConfig, default=default, args=argv[1:], **options)
     data = cfg.data  # its defaults are the dataset's, and config.json is to hold them all
     unset = {name: value for name, value in dataset_options(data.name).items() if name not in data.options()}

@@ -1,15 +1,15 @@
 """The slow way, as SVG's released code goes: two encoder calls per frame, LSTM cells, one decoder call per frame.
 
-It is written apart from `seqvae.model` and only borrows its weights, so that it can be what that is compared with:
-the oracle of tests/test_model.py and the speed to beat. Norm layers run in the mode of the modules they are borrowed
-from; compare in eval mode.
+It is written apart from `seqvae.models.svg` and only borrows its weights, so that it can be what that is compared
+with: the oracle of tests/test_model_svg.py and the speed to beat. Norm layers run in the mode of the modules they are
+borrowed from; compare in eval mode.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqvae.model import SequenceVAE
+from seqvae.models import SVG
 from seqvae.networks.vgg import VGGDecoder, VGGEncoder
 
 
@@ -37,7 +37,7 @@ class CellStack:
 class ReferenceSVG:
     """A video's life frame by frame, with the weights of `model`."""
 
-    def __init__(self, model: SequenceVAE) -> None:
+    def __init__(self, model: SVG) -> None:
         self.model = model
 
     def _start(self) -> None:
@@ -138,7 +138,7 @@ class ReferenceSVG:
 class ReferenceTraining:
     """SVG's training loop: a loss per frame, float32, and five Adam optimizers of which each has one network."""
 
-    def __init__(self, model: SequenceVAE, lr: float = 2e-3) -> None:
+    def __init__(self, model: SVG, lr: float = 2e-3) -> None:
         self.model, self.reference = model, ReferenceSVG(model)
         networks = (model.frame_predictor, model.posterior, model.prior, model.encoder, model.decoder)
         self.optimizers = [torch.optim.Adam(network.parameters(), lr=lr) for network in networks]

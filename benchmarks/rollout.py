@@ -32,13 +32,13 @@ from benchmarks.measure import (
 )
 from benchmarks.reference_svg import ReferenceSVG
 from seqvae.metrics.frame import psnr, without_tf32
-from seqvae.model import SequenceVAE
+from seqvae.models import SVG
 
 SWEEP = (1, 10, 50, 100, 200)  # samples
 ROWS = 256  # samples x videos at once, as in evaluation
 
 
-def prepare(args: argparse.Namespace) -> tuple[SequenceVAE, Tensor]:
+def prepare(args: argparse.Namespace) -> tuple[SVG, Tensor]:
     """The model in eval mode and (B, T, C, H, W) clips."""
     device = start(args)
     cfg = settings(args, f"--compute.compile={args.compile}")
@@ -48,14 +48,14 @@ def prepare(args: argparse.Namespace) -> tuple[SequenceVAE, Tensor]:
     return trainer.model.eval(), video
 
 
-def noise_for(args: argparse.Namespace, model: SequenceVAE, n_samples: int) -> Tensor:
+def noise_for(args: argparse.Namespace, model: SVG, n_samples: int) -> Tensor:
     """(N, B, T-1, Z) standard normal, the same for the same sizes."""
     generator = torch.Generator().manual_seed(0)
     shape = (n_samples, args.batch_size, args.n_frames - 1, model.z_dim)
     return torch.randn(shape, generator=generator).to(next(model.parameters()).device)
 
 
-def rollout(model: SequenceVAE, video: Tensor, noise: Tensor, amp: bool) -> list[Tensor]:
+def rollout(model: SVG, video: Tensor, noise: Tensor, amp: bool) -> list[Tensor]:
     """The samples in chunks of at most ROWS rows, (n, B, F, C, H, W) bytes each: what evaluation keeps of them."""
     n_past = model.n_past
     with torch.autocast(video.device.type, torch.bfloat16, enabled=amp):

@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from seqvae.image_model import ImageVAE
+from seqvae import models
 from seqvae.likelihoods import ANALYTIC, WITH_SIGMA, LikelihoodConfig, build_likelihood
-from seqvae.model import ModelConfig, SequenceVAE
+from seqvae.models import AnyModelConfig, SvgConfig, VideoModel
 from seqvae.networks import IMAGE_SIZES
 from seqvae.objectives import ObjectiveConfig
 
@@ -198,7 +198,7 @@ class RunConfig:
     init_from: str | None = None  # another run's folder, whose weights a new run starts from (all but the likelihood's)
     dry_run: bool = False  # print the settings, sizes and cost, and stop
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: AnyModelConfig = field(default_factory=SvgConfig)
     likelihood: LikelihoodConfig = field(default_factory=LikelihoodConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -210,13 +210,18 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         objective, likelihood = self.objective, self.likelihood
-        if self.data.images:
-            self.model.check_for_images()
-            if objective.loss_on == "future":
-                raise ValueError("objective.loss-on future needs context frames, and an image has none; pass all")
-        if objective.name != "elbo" and self.model.prior == "none":
+        if self.data.images == self.model.needs_context:
+            holds = "single images" if self.data.images else "videos"
+            predicts = "videos" if self.model.needs_context else "single images"
             raise ValueError(
-                f"objective {objective.name} weighs latents, and model.prior none has none; use objective.name elbo"
+                f"data.name {self.data.name} holds {holds}, and models of family {self.model.family} are for "
+                f"{predicts}; take another preset, train.py --help lists them"
+            )
+        if self.data.images and objective.loss_on == "future":
+            raise ValueError("objective.loss-on future needs context frames, and an image has none; pass all")
+        if objective.name != "elbo" and not self.model.has_latent:
+            raise ValueError(
+                f"objective {objective.name} weighs latents, and this model has none; use objective.name elbo"
             )
         if objective.name == "iwae" and likelihood.name in ANALYTIC:
             raise ValueError(
@@ -239,11 +244,11 @@ class RunConfig:
                         f"objective.{name.replace('_', '-')} goes with likelihood.name gaussian: {likelihood.name} "
                         "calibrates itself, its KL weighs 1; drop it (or pass None)"
                     )
-        if self.model.prior == "none":
+        if not self.model.has_latent:
             for name, unset in (("beta", 1.0), ("svg_beta", None), ("kl_warmup", 0), ("kl_cycle", 0), ("free_bits", 0)):
                 if getattr(objective, name) not in (None, unset):
                     flag = f"objective.{name.replace('_', '-')}"
-                    raise ValueError(f"{flag} weighs a KL, and model.prior none has no latent; drop it (or pass None)")
+                    raise ValueError(f"{flag} weighs a KL, and this model has no latent; drop it (or pass None)")
 
     def resolved(self) -> "RunConfig":
         """The same with every default that depends on another field written out (the dataset's own: train.py)."""
@@ -252,20 +257,18 @@ class RunConfig:
             likelihood = dataclasses.replace(likelihood, sigma=1.0)
         return dataclasses.replace(
             self,
-            model=self.model.resolved(self.data.images),
+            model=self.model.resolved(),
             likelihood=likelihood.resolved(),
             objective=self.objective.resolved(),
         )
 
 
-def build_model(cfg: RunConfig, channels: int) -> SequenceVAE | ImageVAE:
+def build_model(cfg: RunConfig, channels: int) -> VideoModel:
     """The model of a run, with the weights that run.seed gives it; `channels` is the dataset's."""
     torch.manual_seed(cfg.run.seed)
     likelihood = build_likelihood(cfg.likelihood.name, channels, **cfg.likelihood.options())
-    sizes = {"image_size": cfg.data.image_size, "channels": channels}
-    if cfg.data.images:
-        return ImageVAE(cfg.model, likelihood, **sizes)
-    return SequenceVAE(cfg.model, likelihood, **sizes, n_past=cfg.data.n_past)
+    sizes = {"channels": channels, "image_size": cfg.data.image_size, "n_past": cfg.data.n_past}
+    return models.build_model(cfg.model, likelihood, **sizes)
 
 
 # May differ when a run goes on: how long (which stretches a cosine schedule), how often, where.
@@ -283,6 +286,9 @@ def to_json(cfg: RunConfig) -> dict[str, object]:
 
 def from_json(tree: dict[str, object]) -> RunConfig:
     """The reverse; ValueError naming the first bad field if it is not one of ours."""
+    model = tree.get("model") if isinstance(tree, dict) else None
+    if isinstance(model, dict) and "family" not in model:
+        raise ValueError("model.family is missing, so an earlier version made it; train again, or use that version")
     try:
         return TypeAdapter(RunConfig).validate_python(tree)
     except ValidationError as error:
@@ -309,11 +315,11 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """`field: old -> new` for each field that differs and may not when a run goes on."""
     flat_old, flat_new = _flat(to_json(old.resolved())), _flat(to_json(new.resolved()))
     # Batch norm takes its statistics from each pass; without it a step is the same in any number of passes.
-    may_change = MAY_CHANGE | ({"optim.accumulate"} if new.model.norm == "group" else set())
+    may_change = MAY_CHANGE | (set() if new.model.batch_statistics else {"optim.accumulate"})
     return [
         f"{name}: {flat_old[name]} -> {flat_new[name]}"
         for name in flat_old
-        if name not in may_change and flat_old[name] != flat_new[name]
+        if name in flat_new and name not in may_change and flat_old[name] != flat_new[name]
     ]
 
 

@@ -4,12 +4,12 @@ from seqvae.config import (
     ComputeConfig,
     DataConfig,
     LikelihoodConfig,
-    ModelConfig,
     ObjectiveConfig,
     OptimConfig,
     RunConfig,
     RunSettings,
 )
+from seqvae.models import ImageConfig, SvgConfig
 
 _SMMNIST = DataConfig(name="moving_mnist")
 _GAUSSIAN = LikelihoodConfig(name="gaussian")
@@ -20,7 +20,7 @@ _GECO_SMMNIST = {"tolerance": 0.06, "lambda_warmup": 2_000}
 def _images(data: DataConfig, z_dim: int, steps: int, **parts) -> RunConfig:
     return RunConfig(
         data=data,
-        model=ModelConfig(prior="fixed", width=32, z_dim=z_dim),
+        model=ImageConfig(width=32, z_dim=z_dim),
         optim=OptimConfig(steps=steps, lr=1e-3, schedule="cosine", warmup=100),
         run=RunSettings(n_valid=1_000),
         **parts,
@@ -32,7 +32,7 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
         "a few CPU minutes on drawn digits: GECO at 32 px",
         RunConfig(
             data=DataConfig(name="digits", image_size=32, digit_size=16, deterministic=True, min_speed=2, max_speed=3),
-            model=ModelConfig(width=16, z_dim=8, g_dim=64, rnn_size=128),
+            model=SvgConfig(width=16, z_dim=8, g_dim=64, rnn_size=128),
             likelihood=_GAUSSIAN,
             objective=ObjectiveConfig(name="geco", tolerance=0.07, lambda_warmup=1_000, step_size=2e-3),
             optim=OptimConfig(steps=2_500, batch_size=32, schedule="cosine", warmup=50),
@@ -55,7 +55,7 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
     ),
     "smmnist-deterministic": (
         "Moving MNIST without a latent: the baseline that cannot be unsure",
-        RunConfig(data=_SMMNIST, model=ModelConfig(prior="none")),
+        RunConfig(data=_SMMNIST, model=SvgConfig(prior="none")),
     ),
     "smmnist-iwae": (
         "stochastic Moving MNIST, importance-weighted bound of 5 samples, shared learned sigma",
@@ -69,7 +69,7 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
     ),
 }
 _BAIR = DataConfig(name="bair", n_past=2, n_future=10)
-_VGG = ModelConfig(network="vgg", z_dim=64)
+_VGG = SvgConfig(network="vgg", z_dim=64)
 PRESETS |= {
     "bair-geco": (
         "BAIR robot pushing, GECO: per-pixel RMSE 0.03",

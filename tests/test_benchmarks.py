@@ -8,7 +8,7 @@ from benchmarks import evaluate, rollout, train_step
 from benchmarks.measure import matmul_flops, peak_memory_mb, ratio, turns
 from benchmarks.reference_svg import ReferenceTraining
 from seqvae.likelihoods import build_likelihood
-from seqvae.model import ModelConfig, SequenceVAE
+from seqvae.models import SVG, SvgConfig
 from seqvae.objectives import ObjectiveConfig, build_objective
 from seqvae.training.terms import batch_terms
 
@@ -30,7 +30,7 @@ def printed(capsys) -> list[dict]:
 def test_the_reference_loop_has_the_gradients_of_our_objective():
     torch.manual_seed(0)
     sizes = {"image_size": 32, "channels": 1, "n_past": 2}
-    model = SequenceVAE(ModelConfig(width=4, g_dim=6, rnn_size=8), build_likelihood("gaussian", 1, sigma=1.0), **sizes)
+    model = SVG(SvgConfig(width=4, g_dim=6, rnn_size=8), build_likelihood("gaussian", 1, sigma=1.0), **sizes)
     model = model.double().eval()
     video, noise = torch.rand(2, 5, 1, 32, 32).double(), torch.randn(2, 4, 10).double()
     weights = dict(model.named_parameters())
@@ -49,7 +49,7 @@ def test_the_reference_loop_has_the_gradients_of_our_objective():
 def test_the_reference_loop_moves_every_weight_and_lowers_its_loss():
     torch.manual_seed(0)
     sizes = {"image_size": 32, "channels": 1, "n_past": 2}
-    model = SequenceVAE(ModelConfig(width=4, g_dim=6, rnn_size=8), build_likelihood("gaussian", 1), **sizes).train()
+    model = SVG(SvgConfig(width=4, g_dim=6, rnn_size=8), build_likelihood("gaussian", 1), **sizes).train()
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     training, video = ReferenceTraining(model), torch.rand(2, 5, 1, 32, 32)
     losses = [training.step(video, torch.randn(2, 4, 10)).item() for _ in range(20)]

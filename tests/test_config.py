@@ -1,6 +1,6 @@
 import dataclasses
 import json
-from typing import get_args, get_type_hints
+from typing import Literal, get_args, get_type_hints
 
 import pytest
 
@@ -19,7 +19,7 @@ from seqvae.config import (
     to_json,
 )
 from seqvae.likelihoods import LIKELIHOODS, LikelihoodConfig
-from seqvae.model import ModelConfig
+from seqvae.models import FAMILIES, SvgConfig
 from seqvae.networks import NETWORKS
 from seqvae.objectives import FIELDS_OF, ObjectiveConfig
 from seqvae.presets import PRESETS
@@ -33,12 +33,14 @@ def test_presets_survive_json_and_resolve_to_themselves(preset):
     assert from_json(json.loads(json.dumps(to_json(cfg)))) == cfg
     assert cfg.resolved().resolved() == cfg.resolved()
     assert differences(cfg, cfg.resolved()) == []
-    assert build_model(cfg, channels=1).z_dim == (0 if cfg.model.prior == "none" else cfg.resolved().model.z_dim)
+    assert build_model(cfg, channels=1).has_latent == cfg.model.has_latent
 
 
 def test_the_names_offered_are_the_names_that_exist():
     assert set(get_args(get_type_hints(DataConfig)["name"])) <= set(LOADERS)
-    assert set(get_args(get_type_hints(ModelConfig)["network"])) == set(NETWORKS)
+    for family, (config, _) in FAMILIES.items():
+        assert config().family == family
+        assert set(get_args(get_type_hints(config).get("network", Literal[()]))) in (set(), set(NETWORKS))
     assert set(get_args(get_type_hints(LikelihoodConfig)["name"])) == set(LIKELIHOODS)
     assert set(get_args(get_type_hints(ObjectiveConfig)["name"])) == set(FIELDS_OF)
     options = {f.name for f in dataclasses.fields(DataConfig)}
@@ -95,7 +97,7 @@ def test_only_what_changes_no_number_may_differ_on_resume():
         missing = (
             {f.name for f in dataclasses.fields(part)}
             - set(values)
-            - {"name", "network", "beta", "svg_beta", "project", "source", "flip", "stride"}
+            - {"name", "family", "network", "beta", "svg_beta", "project", "source", "flip", "stride"}
             - {"kl_warmup", "kl_cycle", "free_bits", "n_importance", "form", "constraint_on"}  # of other objectives
         )
         assert not missing, f"{group}: this test forgets {missing}"
@@ -109,7 +111,7 @@ def test_only_what_changes_no_number_may_differ_on_resume():
 
 def test_passes_of_a_step_may_differ_on_resume_where_no_norm_looks_at_the_batch():
     for norm, found in (("group", []), ("batch", ["optim.accumulate: 1 -> 4"])):
-        old = RunConfig(model=ModelConfig(norm=norm))
+        old = RunConfig(model=SvgConfig(norm=norm))
         assert differences(old, dataclasses.replace(old, optim=OptimConfig(accumulate=4))) == found
 
 
@@ -128,20 +130,20 @@ def test_passes_of_a_step_may_differ_on_resume_where_no_norm_looks_at_the_batch(
             {
                 "objective": ObjectiveConfig(name="geco", tolerance=0.1),
                 "likelihood": GAUSSIAN,
-                "model": ModelConfig(prior="none"),
+                "model": SvgConfig(prior="none"),
             },
-            "objective geco weighs latents, and model.prior none has none",
+            "objective geco weighs latents, and this model has none",
         ),
         ({"objective": ObjectiveConfig(beta=0.5)}, "objective.beta goes with likelihood.name gaussian"),
         ({"objective": ObjectiveConfig(svg_beta=1.0)}, "objective.svg-beta goes with likelihood.name gaussian"),
         (
-            {"objective": ObjectiveConfig(free_bits=1.0), "model": ModelConfig(prior="none")},
+            {"objective": ObjectiveConfig(free_bits=1.0), "model": SvgConfig(prior="none")},
             "objective.free-bits weighs",
         ),
-        ({"objective": ObjectiveConfig(kl_warmup=1), "model": ModelConfig(prior="none")}, "objective.kl-warmup weighs"),
+        ({"objective": ObjectiveConfig(kl_warmup=1), "model": SvgConfig(prior="none")}, "objective.kl-warmup weighs"),
         ({"objective": ObjectiveConfig(svg_beta=1e-4)}, "objective.svg-beta goes with likelihood.name gaussian"),
         (
-            {"objective": ObjectiveConfig(beta=2.0), "likelihood": GAUSSIAN, "model": ModelConfig(prior="none")},
+            {"objective": ObjectiveConfig(beta=2.0), "likelihood": GAUSSIAN, "model": SvgConfig(prior="none")},
             "objective.beta weighs a KL",
         ),
     ],

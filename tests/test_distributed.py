@@ -17,7 +17,8 @@ from torch.testing import assert_close
 
 import train
 from seqvae import distributed
-from seqvae.config import ComputeConfig, DataConfig, LikelihoodConfig, ModelConfig, ObjectiveConfig, RunConfig
+from seqvae.config import ComputeConfig, DataConfig, LikelihoodConfig, ObjectiveConfig, RunConfig
+from seqvae.models import ImageConfig
 from seqvae.training.logger import read_metrics
 from seqvae.training.loop import StepSampler
 from seqvae.training.trainer import Trainer
@@ -193,7 +194,7 @@ def test_activations_computed_again_give_the_same_step_and_take_less_memory(netw
 
 def test_activations_are_computed_again_for_images_and_in_several_passes():
     data = DataConfig(name="mnist", image_size=32, n_past=0, n_future=1)
-    model = ModelConfig(prior="fixed", width=4, g_dim=8, z_dim=3)
+    model = ImageConfig(width=4, g_dim=8, z_dim=3)
     cfg = change(dataclasses.replace(TINY, data=data, model=model), "optim", accumulate=2, batch_size=4)
     plain, again = (build_trainer(change(cfg, "compute", checkpoint_activations=on), 1, CPU) for on in (False, True))
     video = torch.rand(4, 1, 1, 32, 32)

@@ -296,6 +296,28 @@ def test_a_folder_without_a_run_or_without_a_checkpoint_is_refused(trained, tmp_
     assert "best.pt is of another model than" in capsys.readouterr().err
 
 
+def test_a_run_of_an_earlier_version_is_refused_in_one_line(trained, tmp_path, capsys):
+    tree = json.loads((trained / "config.json").read_text())
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    state = torch.load(trained / "checkpoints" / "best.pt", weights_only=True)
+    assert (state["channels"], state["image_size"]) == (1, 32)
+    for image_size, words in ((64, "is of another model than"), (None, "does not say the size of its videos")):
+        state["image_size"] = image_size
+        if image_size is None:
+            del state["image_size"], state["channels"]
+        torch.save(state, tmp_path / "checkpoints" / "best.pt")
+        assert evaluate.main([str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count(chr(10)) == 1
+    del tree["config"]["model"]["family"]
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    for command in (lambda: evaluate.main([str(tmp_path)]), lambda: train.main([*GECO, "--run-dir", str(tmp_path)])):
+        assert command() == 2
+        error = capsys.readouterr().err
+        assert "model.family is missing" in error and error.count(chr(10)) == 1
+
+
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(trained, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert evaluate.main([str(trained), "--out", str(tmp_path / "file")]) == 2

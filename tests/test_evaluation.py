@@ -11,7 +11,7 @@ from benchmarks.runs import markdown
 from seqvae.evaluation import bounds as bounds_module
 from seqvae.evaluation.bounds import POSTERIOR_KEY, measure_bounds, summarise
 from seqvae.gaussian import keyed_noise
-from tests import test_image_model, test_model
+from tests import test_model_image, test_model_svg
 
 CPU = torch.device("cpu")
 
@@ -28,10 +28,10 @@ class Clips(torch.utils.data.Dataset):
 
 def models() -> dict[str, tuple]:
     """name -> model, clips, frames seen: one fewer than the video model was trained with, as a protocol may have it."""
-    video, image = test_model.build(n_past=3, z_dim=3).float(), test_image_model.build().float()
+    video, image = test_model_svg.build(n_past=3, z_dim=3).float(), test_model_image.build().float()
     for model in (video, image):
         model.likelihood.calibrate(0.04)
-    return {"video": (video, Clips(6), 2), "image": (image, Clips(1), None)}
+    return {"video": (video, Clips(6), 2), "image": (image, Clips(1), 0)}
 
 
 def measure(name: str, **options):

@@ -7,8 +7,6 @@ backward pass needs the device itself and is left out: gradients are tensors of 
 
 import copy
 from collections.abc import Iterator
-from itertools import product
-from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -18,14 +16,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 import train
 from datasets import on_device
 from seqvae.config import RunConfig
-from seqvae.model import ModelConfig
-from seqvae.networks import NETWORKS
 from seqvae.training.loop import Interval
 from seqvae.training.trainer import Trainer, as_float
+from tests.families import run_of, variants
 from tests.test_training import GECO, TINY, change, combinations
 
 CUDA = torch.device("cuda", 0)
-PRIORS, NORMS = (get_args(get_type_hints(ModelConfig)[name]) for name in ("prior", "norm"))
 OPTIONS = {
     "accumulate": (GECO, "optim", {"accumulate": 3}),
     "accumulate-analytic-sigma": (TINY, "optim", {"accumulate": 3}),
@@ -133,16 +129,16 @@ def test_no_option_makes_a_step_wait(key, no_values):
     check_step(no_values(change(change(cfg, "compute", compile="off"), group, **values)))
 
 
-@pytest.mark.parametrize("network, norm, prior, last", list(product(NETWORKS, NORMS, PRIORS, (False, True))))
-def test_no_model_waits_for_the_device(network, norm, prior, last, no_values):
-    model = {"network": network, "norm": norm, "prior": prior, "last_frame_skip": last}
-    cfg = change(change(TINY, "compute", compile="off"), "model", **model | {"z_dim": None if prior == "none" else 3})
+@pytest.mark.parametrize("model", variants())
+def test_no_model_waits_for_the_device(model, no_values):
+    cfg = run_of(change(TINY, "compute", compile="off"), model)
     trainer = no_values(cfg)
     check_step(trainer)
     model, video = trainer.eval_model.eval(), as_float(bytes_of(cfg), CUDA)
-    noise = torch.empty(2, len(video), 4, model.z_dim, device=CUDA)
+    n_past = cfg.data.n_past
+    noise = torch.empty(2, len(video), max(n_past - 1, 0) + 3, model.z_dim, device=CUDA)
     with torch.autocast("cuda", torch.bfloat16):
-        frames, sigma = model.predict(video[:, :2], 3, noise)
+        frames, sigma = model.predict(video[:, :n_past], 3, noise)
     assert frames.device == sigma.device == CUDA
     assert frames.shape == (2, len(video), 3, 1, 32, 32) and frames.dtype == torch.float32
 

@@ -306,7 +306,16 @@ def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
         (["smmnist-geco", "--likelihood.dequantise", "True"], ["likelihood.dequantise is not used by objective geco"]),
         (["smmnist-sigma", "--likelihood.mixtures", "3"], ["likelihood.mixtures is not used by optimal-sigma"]),
         (["mnist-vae", "--data.n-past", "2"], ["mnist holds single images", "pass --data.n-past 0 --data.n-future 1"]),
-        (["mnist-vae", "--model.rnn-size", "8"], ["model.rnn-size is not used on images"]),
+        (["mnist-vae", "--model.rnn-size", "8"], ["Unrecognized options: --model.rnn-size"]),
+        (["smmnist-geco", "--model.family", "image"], ["invalid choice 'image' for argument '--model.family'"]),
+        (
+            ["smmnist-geco", "--data.name", "mnist", "--data.n-past", "0", "--data.n-future", "1"],
+            ["data.name mnist holds single images, and models of family svg are for videos; take another preset"],
+        ),
+        (
+            ["mnist-vae", "--data.name", "digits", "--data.n-past", "1"],
+            ["models of family image are for single images"],
+        ),
         (["mnist-vae", "--objective.loss-on", "future"], ["objective.loss-on future needs context frames"]),
         (["mnist-vae", "--data.seed", "1"], ["data.seed is not used by mnist"]),
         (["demo", "--wandb.project", "x"], ["wandb.project is not used with wandb.mode off"]),

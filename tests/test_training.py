@@ -12,13 +12,13 @@ from datasets import load_dataset
 from seqvae.config import (
     DataConfig,
     LikelihoodConfig,
-    ModelConfig,
     ObjectiveConfig,
     OptimConfig,
     RunConfig,
     RunSettings,
 )
 from seqvae.likelihoods import LIKELIHOODS
+from seqvae.models import SvgConfig
 from seqvae.objectives import FIELDS_OF
 from seqvae.training import checkpoint
 from seqvae.training.checkpoint import DamagedCheckpoint, load, load_latest, save, write_atomically
@@ -30,7 +30,7 @@ from train import build_trainer, init_from
 CPU = torch.device("cpu")
 TINY = RunConfig(
     data=DataConfig(image_size=32, n_past=2, n_future=2, digit_size=12),
-    model=ModelConfig(width=4, g_dim=8, rnn_size=8, z_dim=3),
+    model=SvgConfig(width=4, g_dim=8, rnn_size=8, z_dim=3),
     optim=OptimConfig(steps=6, batch_size=3, lr=1e-3),
     run=RunSettings(log_every=1, sample_every=100, checkpoint_every=3, n_valid=4),
 )
@@ -213,7 +213,15 @@ def test_validation_is_a_function_of_weights_and_clips_and_leaves_the_state():
 # ---- checkpoints and logs
 
 
-STATE = {"step": 3, "model": {"w": torch.arange(4.0)}, "ema": None, "objective": {}, "optimizer": {}}
+STATE = {
+    "step": 3,
+    "channels": 1,
+    "image_size": 32,
+    "model": {"w": torch.arange(4.0)},
+    "ema": None,
+    "objective": {},
+    "optimizer": {},
+}
 
 
 def test_a_checkpoint_comes_back_as_it_was_and_the_one_before_is_kept(tmp_path):

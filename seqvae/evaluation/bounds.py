@@ -18,9 +18,10 @@ from seqvae.evaluation.predictions import POSTERIOR_KEY, own_videos
 from seqvae.gaussian import Gaussian, keyed_noise
 from seqvae.metrics.best_of_n import over_videos
 from seqvae.metrics.frame import without_tf32
+from seqvae.models import VideoModel
 from seqvae.objectives import bits_per_dim, build_objective, iwae_bound
 from seqvae.objectives.base import effective_samples
-from seqvae.training.terms import Model, batch_terms
+from seqvae.training.terms import batch_terms
 from seqvae.training.trainer import as_float
 
 SAMPLED = ("log_density", "log_ratio")  # with a leading axis of samples
@@ -53,11 +54,11 @@ class Bounds:
 @torch.no_grad()
 @without_tf32()
 def measure_bounds(
-    model: Model,
+    model: VideoModel,
     clips: Dataset,
     n_videos: int,
     *,
-    n_past: int | None,
+    n_past: int,
     n_importance: int,
     seed: int,
     batch_size: int,
@@ -70,11 +71,11 @@ def measure_bounds(
 
     Args:
         clips: test videos (T, C, H, W) uint8, of which the first n_videos count.
-        n_past: observed frames, whose last one the skips come from; None for images.
+        n_past: observed frames; 0 for images.
         n_importance: K.
         dequantise: add uniform noise to the frames that are scored, as the model was trained.
     """
-    n_drawn = clips[0].shape[0] - (n_past is not None)
+    n_drawn = clips[0].shape[0] - (n_past > 0)
     parts: dict[str, list[Tensor]] = {}
     mine = own_videos(n_videos)
     for first in tqdm(mine[::batch_size], unit="batch", desc="bounds", disable=None):
@@ -114,15 +115,15 @@ def measure_bounds(
     return Bounds(**joined, q=q, p=p, dims=dims, bits_offset=offset)
 
 
-def summarise(bounds: Bounds, n_past: int | None) -> dict[str, object]:
+def summarise(bounds: Bounds, n_past: int) -> dict[str, object]:
     """Numbers for metrics.json; nats per video, each with the half width of its 95 % interval over videos.
 
     `elbo_all` bounds log p(x_1..T-1 | x_0). `elbo_future` counts the frames after the context alone: it bounds the
     density of what `rollout` draws, latents of the context from the posterior, and not log p(future | context); the
-    difference of two bounds would be no bound. For images (n_past None) there is `elbo_all` alone.
+    difference of two bounds would be no bound. For images (n_past 0) there is `elbo_all` alone.
     """
     # Where the frames that count start among frames 1..T-1.
-    parts = {"all": 0} if n_past is None else {"all": 0, "future": n_past - 1}
+    parts = {"all": 0} if n_past == 0 else {"all": 0, "future": n_past - 1}
     n_importance = len(bounds.log_density)
     values = {f"elbo_{name}": bounds.elbo(first) for name, first in parts.items()}
     if bounds.q is not None and n_importance > 1:
@@ -152,16 +153,14 @@ def summarise(bounds: Bounds, n_past: int | None) -> dict[str, object]:
     return numbers
 
 
-def training_facts(cfg: RunConfig, model: Model, state: dict) -> dict[str, object]:
+def training_facts(cfg: RunConfig, model: VideoModel, state: dict) -> dict[str, object]:
     """The sigma that bounds are quoted with, where it is one number, and how GECO's training ended."""
     facts: dict[str, object] = {}
     variance = model.likelihood.quoted_variance()
     if variance is not None:
         facts["sigma"] = variance.sqrt().item()
     if "geco" in cfg.objective.name:
-        objective = build_objective(
-            cfg.objective, n_frames=cfg.data.n_drawn, dims=model.channels * cfg.data.image_size**2
-        )
+        objective = build_objective(cfg.objective, n_frames=cfg.data.n_drawn, dims=model.channels * model.image_size**2)
         objective.load_state_dict(state["objective"])
         status = {name.split("/")[1]: value.tolist() for name, value in objective.status().items()}
         facts["geco"] = {

@@ -28,7 +28,7 @@ def choose_protocol(
     Raises:
         ValueError: a protocol, test set or number of samples that does not fit the run.
     """
-    data, deterministic = cfg.data, cfg.model.prior == "none"
+    data, deterministic = cfg.data, not cfg.model.has_latent
     if deterministic and n_samples not in (None, 1):
         raise ValueError(f"--n-samples {n_samples}: a model without latent has one future per video; drop it")
     published = published_protocol(data) if test_set is None else None

@@ -10,7 +10,7 @@ from torch import Tensor
 from seqvae.evaluation.predictions import POSTERIOR_KEY
 from seqvae.gaussian import keyed_noise
 from seqvae.metrics.frame import without_tf32
-from seqvae.model import SequenceVAE
+from seqvae.models import VideoModel
 from seqvae.training.trainer import as_float
 from seqvae.visualize import Panel, write_animation, write_strip
 
@@ -18,7 +18,7 @@ from seqvae.visualize import Panel, write_animation, write_strip
 @torch.no_grad()
 @without_tf32()
 def predict(
-    model: SequenceVAE,
+    model: VideoModel,
     video: Tensor,
     out: Path,
     *,

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from seqvae.evaluation.bounds import estimate
 from seqvae.evaluation.predictions import POSTERIOR_KEY
 from seqvae.gaussian import keyed_noise
-from seqvae.image_model import ImageVAE
 from seqvae.metrics.best_of_n import over_videos
 from seqvae.metrics.frame import without_tf32
+from seqvae.models import VideoModel
 from seqvae.training.checkpoint import write_atomically
 from seqvae.training.trainer import as_float
 from seqvae.visualize import Panel, write_strip
@@ -36,7 +36,9 @@ class Errors:
 
 @torch.no_grad()
 @without_tf32()
-def measure(model: ImageVAE, clips: Dataset, n_images: int, batch_size: int, seed: int, device: torch.device) -> Errors:
+def measure(
+    model: VideoModel, clips: Dataset, n_images: int, batch_size: int, seed: int, device: torch.device
+) -> Errors:
     """Reconstructs with the posterior's mean and with a sample of it, and draws images from the prior."""
     squared: dict[str, list[np.ndarray]] = {"posterior mean": [], "posterior sample": []}
     digest, kept = hashlib.sha256(), {}
@@ -53,8 +55,9 @@ def measure(model: ImageVAE, clips: Dataset, n_images: int, batch_size: int, see
             kept.setdefault(method, []).append(drawn[: SHOWN - first, 0] if first < SHOWN else drawn[:0, 0])
     pictures = {label: torch.cat(parts) for label, parts in kept.items()}
     n_shown = len(pictures["truth"])
-    noise = keyed_noise(seed, [0], range(PRIOR_ROWS * n_shown), 1, model.z_dim)[:, 0, 0].to(device)
-    for i, drawn in enumerate(model.generate(noise).split(n_shown)):
+    noise = keyed_noise(seed, [0], range(PRIOR_ROWS * n_shown), 1, model.z_dim).to(device)
+    samples = model.rollout(video[:1, :0], 1, noise)[:, 0, 0]  # (PRIOR_ROWS * n_shown, C, H, W), after no frame
+    for i, drawn in enumerate(samples.split(n_shown)):
         pictures[f"prior {i + 1}"] = drawn
     return Errors(
         {method: np.concatenate(parts) for method, parts in squared.items()},

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from seqvae.distributed import shard
 from seqvae.gaussian import keyed_noise
-from seqvae.model import SequenceVAE
+from seqvae.models import VideoModel
 from seqvae.training.trainer import as_float
 
 POSTERIOR_KEY = 2**32  # number of the first posterior sample, so that its noise is none of the predictions'
@@ -61,7 +61,7 @@ class ModelPredictions(Predictions):
 
     def __init__(
         self,
-        model: SequenceVAE,
+        model: VideoModel,
         clips: Dataset,
         *,
         n_past: int,

@@ -3,8 +3,8 @@
 Shapes: K importance samples, N generated samples, B videos, T frames, C H W, Z latents per frame. Frame 0 is only
 conditioned on, so a video of T frames has F = T - 1 predicted ones; without any context, as for single images, F = T.
 
-A family is a `ModelConfig` with its settings and a `VideoModel` with three methods: `forward` trains, `start` and `step`
-generate. Generation itself (`predict`, `rollout`, `reconstruct`) is written here once.
+A family is a `ModelConfig` with its settings and a `VideoModel` with three methods: `forward` trains, `start` and
+`step` generate. What is built on them (`predict`, `rollout`, `reconstruct`) is written here once.
 """
 
 from abc import ABC, abstractmethod
@@ -43,6 +43,13 @@ class ModelConfig:
         """The same with every default that depends on another field written out."""
         return self
 
+    def require_positive(self, *names: str) -> None:
+        """ValueError for the first of these fields that is set and less than 1."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"model.{name.replace('_', '-')} must be >= 1, got {value}")
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -70,8 +77,10 @@ class Prediction:
 class VideoModel(nn.Module, ABC, Generic[State]):
     """A stochastic video predictor with a Gaussian latent per frame.
 
+    A family's constructor takes (cfg, likelihood, *, channels, image_size, n_past), and assigns the likelihood last, so
+    that no initialisation of weights touches it.
+
     Args:
-        likelihood: what the model emits the parameters of; optimised with a learning rate of its own.
         channels, image_size: of the videos, C and H = W.
         n_past: frames observed in training.
         z_dim: latents per frame, flat whatever their shape inside; 0 without a latent.
@@ -80,10 +89,11 @@ class VideoModel(nn.Module, ABC, Generic[State]):
     compiled: ClassVar[tuple[str, ...]] = ()  # submodules that torch.compile speeds up (--compute.compile)
     recomputed: ClassVar[tuple[str, ...]] = ()  # methods without randomness for --compute.checkpoint-activations
 
-    def __init__(self, likelihood: Likelihood, *, channels: int, image_size: int, n_past: int, z_dim: int) -> None:
+    likelihood: Likelihood  # whose parameters the model predicts
+
+    def __init__(self, *, channels: int, image_size: int, n_past: int, z_dim: int) -> None:
         super().__init__()
         self.channels, self.image_size, self.n_past, self.z_dim = channels, image_size, n_past, z_dim
-        self.likelihood = likelihood
 
     @abstractmethod
     def forward(self, video: Tensor, noise: Tensor, n_past: int | None = None) -> Prediction:
@@ -121,6 +131,13 @@ class VideoModel(nn.Module, ABC, Generic[State]):
         """Whether futures differ from sample to sample."""
         return self.z_dim > 0
 
+    def compile_parts(self) -> None:
+        """Compile the submodules named in `compiled`, in place; ValueError if there are none."""
+        if not self.compiled:
+            raise ValueError(f"{type(self).__name__} has no part to compile; drop --compute.compile on")
+        for name in self.compiled:
+            getattr(self, name).compile()
+
     @torch.no_grad()
     def rollout(self, context: Tensor, n_future: int, noise: Tensor) -> Tensor:
         """The frames of `predict`: (N, B, n_future, C, H, W) float32 in [0, 1]."""
@@ -128,7 +145,7 @@ class VideoModel(nn.Module, ABC, Generic[State]):
 
     @torch.no_grad()
     def predict(self, context: Tensor, n_future: int, noise: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Predict futures: z from the posterior while conditioning, from the prior after; a frame is the decoder's mean.
+        """Predict futures with z from the posterior in the context and from the prior after; frames are means.
 
         Args:
             context: (B, n_past, C, H, W) in [0, 1], any n_past >= 1; n_past = 0 in a family that needs no context.

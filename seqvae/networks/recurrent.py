@@ -1,7 +1,7 @@
 """The recurrent cores: posterior, learned prior and frame predictor.
 
-Shapes: B videos, T frames, G = g_dim, Z = z_dim. Both cores take the state of the call before, so T calls with one
-frame each equal one call with T frames: generation uses the first, training the second.
+Shapes: B videos, T frames, G = g_dim, Z = z_dim, L layers, R = rnn_size. Both cores take the state of the call before,
+so T calls with one frame each equal one call with T frames: generation uses the first, training the second.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from seqvae.gaussian import Gaussian
 
-State = tuple[Tensor, Tensor]
+LSTMState = tuple[Tensor, Tensor]  # hidden and cell, each (B, L, R), batch first unlike nn.LSTM's own
 LOGVAR_LIMIT = 10.0  # |logvar| beyond it only overflows exp(); sigma stays in [0.007, 148]
 
 
@@ -26,9 +26,9 @@ class GaussianLSTM(nn.Module):
         self.lstm = nn.LSTM(rnn_size, rnn_size, num_layers, batch_first=True)
         self.head = nn.Linear(rnn_size, 2 * z_dim)
 
-    def forward(self, h: Tensor, state: State | None = None) -> tuple[Gaussian, State]:
+    def forward(self, h: Tensor, state: LSTMState | None = None) -> tuple[Gaussian, LSTMState]:
         """h: (B, T, G). Returns a Gaussian (B, T, Z), float32, and the LSTM state after the last frame."""
-        out, state = self.lstm(self.embed(h), state)  # (B, T, rnn_size)
+        out, state = run_lstm(self.lstm, self.embed(h), state)  # (B, T, rnn_size)
         mu, logvar = self.head(out).chunk(2, dim=-1)
         return Gaussian(mu, logvar.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)), state
 
@@ -42,7 +42,15 @@ class FramePredictor(nn.Module):
         self.lstm = nn.LSTM(rnn_size, rnn_size, num_layers, batch_first=True)
         self.head = nn.Linear(rnn_size, g_dim)
 
-    def forward(self, h: Tensor, z: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(self, h: Tensor, z: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
         """h: (B, T, G), z: (B, T, Z). Returns g (B, T, G) and the LSTM state after the last frame."""
-        out, state = self.lstm(self.embed(torch.cat([h, z], dim=-1)), state)
+        out, state = run_lstm(self.lstm, self.embed(torch.cat([h, z], dim=-1)), state)
         return torch.tanh(self.head(out)), state
+
+
+def run_lstm(lstm: nn.LSTM, x: Tensor, state: LSTMState | None) -> tuple[Tensor, LSTMState]:
+    """(B, T, in) -> (B, T, R), and the state after the last frame, batch first on the way in and out."""
+    if state is not None:
+        state = tuple(s.transpose(0, 1).contiguous() for s in state)  # cuDNN refuses views
+    out, (hidden, cell) = lstm(x, state)
+    return out, (hidden.transpose(0, 1), cell.transpose(0, 1))

@@ -33,9 +33,8 @@ def save(folder: Path, state: dict, *, best: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.pt"
     if best:  # first: last.pt says which validation was the best, so it must not be ahead of best.pt
-        write_atomically(
-            folder / "best.pt", _serialised({name: state[name] for name in ("step", "model", "ema", "objective")})
-        )
+        kept = ("step", "channels", "image_size", "model", "ema", "objective")
+        write_atomically(folder / "best.pt", _serialised({name: state[name] for name in kept}))
     write_atomically(folder / "new.pt", _serialised(state))
     if last.exists():
         os.replace(last, folder / "previous.pt")

@@ -7,6 +7,8 @@ from torch import Tensor, is_grad_enabled, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from seqvae.models import VideoModel
+
 
 @contextlib.contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
@@ -22,8 +24,18 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
-def recompute_in_backward(module: nn.Module, method: str) -> None:
-    """From now on `method` keeps its inputs and outputs alone; the backward pass runs it again."""
+def recompute_in_backward(model: VideoModel) -> None:
+    """Keep only inputs and outputs of the model's `recomputed` methods; the backward pass runs them again.
+
+    ValueError if the model has none.
+    """
+    if not model.recomputed:
+        raise ValueError(f"{type(model).__name__} has nothing to recompute; drop --compute.checkpoint-activations")
+    for method in model.recomputed:
+        _recompute(model, method)
+
+
+def _recompute(module: nn.Module, method: str) -> None:
     computed = getattr(module, method)
 
     def recomputed(*inputs: Tensor | list[Tensor]):

@@ -5,14 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seqvae.image_model import ImageVAE
 from seqvae.likelihoods import Likelihood
 from seqvae.likelihoods.base import bits_offset, dequantise
 from seqvae.likelihoods.gaussian import Calibrated
-from seqvae.model import Prediction, SequenceVAE
+from seqvae.models import Prediction, VideoModel
 from seqvae.objectives import Terms
-
-Model = SequenceVAE | ImageVAE
 
 
 class FrameTerms(NamedTuple):
@@ -46,7 +43,7 @@ class FrameTerms(NamedTuple):
 
 
 def frame_terms(
-    model: Model,
+    model: VideoModel,
     video: Tensor,
     noise: Tensor,
     *,
@@ -62,12 +59,12 @@ def frame_terms(
         noise: (K, B, F, Z) standard normal, for z; F is T - 1, or 1 for an image.
         uniform: (B, F, C, H, W) in [0, 1): dequantises the frames that are scored. The model sees them as they are.
         amp: run the model under bfloat16 autocast.
-        n_past: observed frames of a video, whose last one the skips come from; None: as many as in training.
+        n_past: observed frames of a video; None: as many as in training.
         network: called in the model's place, which it wraps.
     """
     network, likelihood = network or model, model.likelihood
     with torch.autocast(video.device.type, torch.bfloat16, enabled=amp):
-        out = network(video, noise) if n_past is None else network(video, noise, n_past)
+        out = network(video, noise, n_past)
     frames = video[:, -noise.shape[2] :]
     if uniform is not None:
         frames = dequantise(frames, uniform)
@@ -102,7 +99,7 @@ def complete(likelihood: Likelihood, frames: FrameTerms, mask: Tensor) -> Terms:
 
 
 def batch_terms(
-    model: Model, video: Tensor, noise: Tensor, mask: Tensor, **options: Tensor | bool | int | None
+    model: VideoModel, video: Tensor, noise: Tensor, mask: Tensor, **options: Tensor | bool | int | None
 ) -> tuple[Prediction, Terms]:
     """The model's output and the terms of a batch that is whole; arguments as in `frame_terms` and `complete`."""
     out, frames = frame_terms(model, video, noise, **options)

@@ -21,10 +21,10 @@ from seqvae import distributed
 from seqvae.config import ComputeConfig, OptimConfig, RunConfig
 from seqvae.diagnostics import active_units
 from seqvae.gaussian import Gaussian, keyed_noise
-from seqvae.model import Prediction
+from seqvae.models import Prediction, VideoModel
 from seqvae.objectives import Geco, Numbers, Terms, bits_per_dim, masked_mean
 from seqvae.training.recompute import frozen_statistics, recompute_in_backward
-from seqvae.training.terms import FrameTerms, Model, batch_terms, complete, frame_terms
+from seqvae.training.terms import FrameTerms, batch_terms, complete, frame_terms
 from seqvae.visualize import Panel, write_animation_grid, write_strip
 
 SIGMA_LR = 10.0  # learning rate of a learned log sigma, relative to the rest: it has far to go
@@ -83,20 +83,20 @@ class Trainer:
     `skipped` counts the non-finite steps, `streak` those in a row, on the device: they are read with the metrics.
     """
 
-    def __init__(self, cfg: RunConfig, model: Model, objective: nn.Module, device: torch.device) -> None:
+    def __init__(self, cfg: RunConfig, model: VideoModel, objective: nn.Module, device: torch.device) -> None:
         n_parts, n_clips = distributed.world_size() * cfg.optim.accumulate, cfg.optim.batch_size
         if n_clips < n_parts:
             raise ValueError(
                 f"optim.batch-size {n_clips} is less than a clip for each of {distributed.world_size()} processes x "
                 f"optim.accumulate {cfg.optim.accumulate}; pass --optim.batch-size {n_parts} or more"
             )
-        if cfg.data.images and cfg.model.norm == "batch" and n_clips < 2 * n_parts:
+        if cfg.model.batch_statistics and cfg.data.seq_len * n_clips < 2 * n_parts:
             raise ValueError(
                 "model.norm batch needs 2 images in every pass; pass --model.norm group or "
                 f"--optim.batch-size {2 * n_parts} or more"
             )
         self.n_at_once = math.ceil(n_clips / n_parts)  # clips in a forward pass
-        if distributed.world_size() > 1 and cfg.model.norm == "batch":
+        if distributed.world_size() > 1 and cfg.model.batch_statistics:
             if device.type == "cpu":
                 raise ValueError(
                     "model.norm batch needs statistics over all processes, which torch has on CUDA alone; "
@@ -117,11 +117,9 @@ class Trainer:
         self.amp = resolve_amp(cfg.compute, device)
         self.n_importance = cfg.objective.resolved().n_importance or 1
         if resolve_compile(cfg.compute, device):
-            model.encoder.compile()
-            model.decoder.compile()
+            model.compile_parts()
         if cfg.compute.checkpoint_activations:  # around what is compiled, as the model calls it
-            recompute_in_backward(model, "encode")
-            recompute_in_backward(model, "decode")
+            recompute_in_backward(model)
         self.network = distributed.parallel(self.model, device)  # what is called in training
 
         self.n_drawn = cfg.data.n_drawn
@@ -137,6 +135,8 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "counters": self.counters,
+            "channels": self.model.channels,
+            "image_size": self.model.image_size,
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "objective": self.objective.state_dict(),
@@ -153,13 +153,15 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
 
     @property
-    def eval_model(self) -> Model:
+    def eval_model(self) -> VideoModel:
         """The weights that validation and evaluation use: averaged ones where there are any."""
         return self.ema if self.ema is not None else self.model
 
     # ---- one step
 
-    def terms(self, model: Model, video: Tensor, noise: Tensor, generator: torch.Generator) -> tuple[Prediction, Terms]:
+    def terms(
+        self, model: VideoModel, video: Tensor, noise: Tensor, generator: torch.Generator
+    ) -> tuple[Prediction, Terms]:
         """`batch_terms` with this run's settings; the generator dequantises, where that is asked for."""
         uniform = self._uniform(video, len(video), generator)
         return batch_terms(model, video, noise, self.mask, uniform=uniform, amp=self.amp)
@@ -331,21 +333,20 @@ class Trainer:
         model, n_past = self.eval_model.eval(), self.cfg.data.n_past
         n_shown = N_SAMPLE_IMAGES if n_past == 0 else N_SAMPLE_VIDEOS
         video = as_float(torch.stack([clips[i] for i in range(min(n_shown, len(clips)))]), self.device)
-        n_samples = 3 if model.z_dim else 1
+        n_samples = 3 if model.has_latent else 1
         noise = keyed_noise(self.cfg.run.seed, range(len(video)), range(n_samples), self.n_drawn, model.z_dim)
         noise = noise.to(self.device)
         name = f"step_{self.step:07d}"
-        if n_past == 0:
-            pictures = {"truth": video[:, 0], "posterior": model.reconstruct(video, noise[0])[:, 0]}
-            pictures |= {f"sample {i + 1}": model.generate(each[:, 0]) for i, each in enumerate(noise)}
-            path = folder / f"{name}.png"
-            write_strip(path, [Panel(label, x.cpu().numpy(), False) for label, x in pictures.items()], 0)
-            return path
-        context, path = video[:, :n_past], folder / f"{name}.gif"
+        context = video[:, :n_past]
         futures = model.rollout(context, video.shape[1] - n_past, noise)
-        posterior = torch.cat([video[:, :1], model.reconstruct(video, noise[0], n_past)], dim=1)
+        posterior = torch.cat([video[:, : -self.n_drawn], model.reconstruct(video, noise[0])], dim=1)
         columns = [("truth", video, False), ("posterior", posterior, False)]
         columns += [(f"sample {i + 1}", torch.cat([context, future], dim=1), True) for i, future in enumerate(futures)]
+        if n_past == 0:
+            path = folder / f"{name}.png"
+            write_strip(path, [Panel(label, v[:, 0].cpu().numpy(), False) for label, v, _ in columns], 0)
+            return path
+        path = folder / f"{name}.gif"
         rows = [
             [Panel(label, v[i].cpu().numpy(), predicting) for label, v, predicting in columns]
             for i in range(len(video))

@@ -3,17 +3,16 @@ import torch
 from torch.testing import assert_close
 
 from seqvae.gaussian import gaussian_kl, standard_normal_like
-from seqvae.image_model import ImageVAE
 from seqvae.likelihoods import LIKELIHOODS, build_likelihood
-from seqvae.model import ModelConfig
+from seqvae.models import ImageConfig, ImageVAE
 
-SMALL = {"width": 4, "g_dim": 6, "z_dim": 3, "prior": "fixed"}
+SMALL = {"width": 4, "g_dim": 6, "z_dim": 3}
 
 
 def build(channels: int = 1, likelihood: str = "gaussian", **model) -> ImageVAE:
     torch.manual_seed(0)
     vae = ImageVAE(
-        ModelConfig(**SMALL | model), build_likelihood(likelihood, channels), image_size=32, channels=channels
+        ImageConfig(**SMALL | model), build_likelihood(likelihood, channels), image_size=32, channels=channels
     )
     with torch.no_grad():
         for weight in vae.parameters():
@@ -59,29 +58,13 @@ def test_the_log_ratio_averages_to_minus_the_kl():
 def test_reconstructions_with_the_posterior_as_noise_are_the_priors_samples():
     vae, x = build(), images()
     q = vae(x, noise(1, 4, 1, 3)).q
-    z = noise(4, 3)
-    as_posterior = (z[:, None] - q.mu) / (0.5 * q.logvar).exp()
-    assert_close(vae.reconstruct(x, as_posterior)[:, 0], vae.generate(z), atol=1e-9, rtol=0)
+    z = noise(1, 4, 1, 3)
+    as_posterior = (z[0] - q.mu) / (0.5 * q.logvar).exp()
+    assert_close(vae.reconstruct(x, as_posterior), vae.rollout(x[:, :0], 1, z)[0], atol=1e-9, rtol=0)
 
 
-def test_pictures_refuse_training_mode():
-    vae = build().train()
-    for draw in (lambda: vae.reconstruct(images(), noise(4, 1, 3)), lambda: vae.generate(noise(4, 3))):
-        with pytest.raises(AssertionError, match="eval mode"):
-            draw()
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"prior": "learned"}, "model.prior learned needs earlier frames"),
-        ({"prior": "none"}, "model.prior none needs earlier frames"),
-        ({"prior": "fixed", "rnn_size": 8}, "model.rnn-size is not used on images"),
-        ({"prior": "fixed", "predictor_layers": 1}, "model.predictor-layers is not used on images"),
-        ({"prior": "fixed", "posterior_layers": 1}, "model.posterior-layers is not used on images"),
-        ({"prior": "fixed", "last_frame_skip": True}, "model.last-frame-skip is not used on images"),
-    ],
-)
-def test_fields_of_the_recurrent_model_are_refused_by_name(settings, message):
-    with pytest.raises(ValueError, match=message):
-        ModelConfig(**settings).check_for_images()
+def test_frames_of_a_video_are_images_of_their_own():
+    vae, x, eps = build(), images(), noise(2, 4, 1, 3)
+    together = vae(x.transpose(0, 1), eps.transpose(1, 2))
+    assert_close(together.params.transpose(1, 2), vae(x, eps).params, atol=1e-9, rtol=0)
+    assert_close(together.kl().transpose(0, 1), vae(x, eps).kl(), atol=1e-9, rtol=0)
