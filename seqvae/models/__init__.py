@@ -1,7 +1,7 @@
 """Model families by name.
 
 A new family is a module with a `ModelConfig` and a `VideoModel`, a line of FAMILIES here, a preset that selects it, and
-its tiny sizes in tests/families.py. Nothing else has to know it: the preset's family decides which `--model` flags exist.
+its tiny sizes in tests/families.py. Nothing else has to know it: the preset decides which `--model` flags exist.
 """
 
 import functools
