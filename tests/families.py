@@ -14,6 +14,7 @@ from seqvae.models import FAMILIES, ModelConfig, VideoModel, build_model
 
 SMALL: dict[str, dict[str, int]] = {
     "svg": {"width": 4, "g_dim": 6, "rnn_size": 8},
+    "transport": {"layers": 2, "rnn_size": 6, "width": 4, "max_displacement": 2},
     "image": {"width": 4, "g_dim": 6, "z_dim": 3},
 }
 IMAGES = DataConfig(name="mnist", image_size=32, n_past=0, n_future=1)

@@ -48,6 +48,7 @@ class Likelihood(nn.Module):
     """
 
     param_channels: int
+    mean_channels: int = 0  # leading channels of params that are the logits of the mean; 0 if none are
     discrete: bool = False  # True: log_density is a mass over the 256 bytes; False: a density over pixels in [0, 1]
     surrogate: bool = False  # True: log_density is another number than log_prob, which may be no density at all
     calibrates: bool = False  # True: `calibrate` sets the sigma that bounds are quoted with

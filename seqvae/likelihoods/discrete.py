@@ -27,7 +27,7 @@ class Bernoulli(Likelihood):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.param_channels = channels
+        self.param_channels = self.mean_channels = channels
 
     def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         logits = at_least_float32(params)

@@ -35,7 +35,7 @@ class GaussianLikelihood(Likelihood):
 
     def __init__(self, channels: int, sigma_channels: int = 0) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels = self.mean_channels = channels
         self.param_channels = channels + sigma_channels
 
     def sigma(self, params: Tensor) -> Tensor:

@@ -14,9 +14,11 @@ from seqvae.likelihoods import Likelihood
 from seqvae.models.base import ModelConfig, Prediction, VideoModel
 from seqvae.models.image import ImageConfig, ImageVAE
 from seqvae.models.svg import SVG, SvgConfig
+from seqvae.models.transport import Transport, TransportConfig
 
 FAMILIES: dict[str, tuple[type[ModelConfig], type[VideoModel]]] = {
     "svg": (SvgConfig, SVG),
+    "transport": (TransportConfig, Transport),
     "image": (ImageConfig, ImageVAE),
 }
 # The type of a run's model settings: those of one family, which JSON names.
@@ -32,6 +34,8 @@ __all__ = [
     "ModelConfig",
     "Prediction",
     "SvgConfig",
+    "Transport",
+    "TransportConfig",
     "VideoModel",
     "build_model",
 ]

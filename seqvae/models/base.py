@@ -56,15 +56,20 @@ class Prediction:
     """What `forward` returns, for each of the F predicted frames, in the weights' dtype whatever autocast does."""
 
     params: Tensor  # (K, B, F, likelihood.param_channels, H, W) likelihood parameters
-    q: Gaussian | None  # (B, F, Z) posterior; None without a latent
-    p: Gaussian | None  # (B, F, Z) prior
+    q: Gaussian | None  # (B, F, Z) posterior, (K, B, F, Z) where it depends on earlier z; None without a latent
+    p: Gaussian | None  # prior, as q
     z: Tensor  # (K, B, F, Z) sampled from q
 
     def kl(self) -> Tensor:
-        """KL(q || p) per frame and latent, (B, F, Z) nats, float64; Z = 0 without a latent."""
+        """KL(q || p) per frame and latent, (B, F, Z) nats, float64, mean over samples; Z = 0 without a latent."""
         if self.q is None:
             return self.z[0].double()
-        return kl_per_latent(*(Gaussian(*(x.double() for x in g)) for g in (self.q, self.p)))
+        kl = kl_per_latent(*(Gaussian(*(x.double() for x in g)) for g in (self.q, self.p)))
+        return kl.mean(0) if kl.ndim > 3 else kl
+
+    def latents(self) -> tuple[Gaussian, Gaussian]:
+        """q and p of the first sample, (B, F, Z)."""
+        return tuple(g if g.mu.ndim == 3 else Gaussian(g.mu[0], g.logvar[0]) for g in (self.q, self.p))
 
     def log_ratio(self) -> Tensor:
         """log p(z) - log q(z) per frame, (K, B, F) nats, float64: minus the KL, estimated from each sample alone."""
@@ -125,6 +130,16 @@ class VideoModel(nn.Module, ABC, Generic[State]):
         Returns:
             Likelihood parameters (N * B, param_channels, H, W), and the state after this frame.
         """
+
+    def parameter_groups(self) -> list[dict[str, object]]:
+        """Parameters ("params") that share a learning rate ("scale" times optim.lr) and are clipped together.
+
+        Without the likelihood's, which are a group of their own.
+        """
+        return [{"params": self._parameters_outside("likelihood."), "scale": 1.0}]
+
+    def _parameters_outside(self, *prefixes: str) -> list[nn.Parameter]:
+        return [parameter for name, parameter in self.named_parameters() if not name.startswith(prefixes)]
 
     @property
     def has_latent(self) -> bool:

@@ -107,9 +107,8 @@ class Trainer:
         self.model, self.objective = model.to(device), objective.to(device)
         self.step, self.best = 0, -math.inf  # finished optimizer steps; highest validation ELBO so far
         self.counters = torch.zeros(3, dtype=torch.int64, device=device)  # skipped, streak, longest streak
-        sigma = list(model.likelihood.parameters())
-        groups = [{"params": [p for p in model.parameters() if not any(p is s for s in sigma)], "scale": 1.0}]
-        if sigma:
+        groups = model.parameter_groups()
+        if sigma := list(model.likelihood.parameters()):
             groups.append({"params": sigma, "scale": SIGMA_LR})
         self.optimizer = torch.optim.Adam(groups, lr=cfg.optim.lr, fused=True)
         # .to() after the copy joins the LSTMs' weights again, which cuDNN wants in one piece.
@@ -201,7 +200,8 @@ class Trainer:
         limit = self.cfg.optim.grad_clip
         norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if limit is not None:
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
+            for group in self.optimizer.param_groups:
+                nn.utils.clip_grad_norm_(group["params"], limit)
         finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
 
         for group in self.optimizer.param_groups:
@@ -304,7 +304,8 @@ class Trainer:
             sums = [masked_mean(x, self.mask) * len(video) for x in (terms.sse, terms.kl.sum(-1), terms.log_density)]
             totals, count = totals + torch.stack(sums), count + len(video)
             if out.q is not None:
-                latents.append((out.q.mu, out.p.mu, out.p.logvar, terms.kl))
+                q, p = out.latents()
+                latents.append((q.mu, p.mu, p.logvar, terms.kl))
         sse, kl, log_density = (totals / count).tolist()
         mse = sse / terms.dims
         model.likelihood.calibrate(mse)
