@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -18,12 +19,17 @@ from seqvae.objectives import (
     build_objective,
     iwae_bound,
 )
-from seqvae.objectives.geco import LAMBDA_RANGE, additive_bound, coherent_bound
+from seqvae.objectives.geco import AdaptiveRule, PaperRule, additive_bound, coherent_bound
 
 
-def geco(tolerance=0.1, decay=0.9, step_size=0.01, lambda_init=None, **options) -> Geco:
+def paper(tolerance=0.1, decay=0.9, step_size=0.01, lambda_init=None) -> partial:
     lambda_init = 1 / (2 * tolerance**2) if lambda_init is None else lambda_init
-    return Geco(tolerance, decay, step_size, lambda_init, **options).train()
+    return partial(PaperRule, decay=decay, step_size=step_size, lambda_init=lambda_init)
+
+
+def geco(tolerance=0.1, n_frames=None, **options) -> Geco:
+    """With the paper's rule."""
+    return Geco(tolerance, paper(tolerance, **options), n_frames).train()
 
 
 def terms(
@@ -55,14 +61,14 @@ def rate_distortion(objective: Geco, variances: list[float], steps: int) -> tupl
     """Gradient descent on the Gaussian rate-distortion toy: KL_t = log(v_t / mse_t) / 2, mse_t <= v_t."""
     v = torch.tensor([variances], dtype=torch.float64)
     theta = torch.zeros_like(v, requires_grad=True)
-    for _ in range(steps):
+    for step in range(steps):
         mse = v * theta.sigmoid()
         kl = 0.5 * (v / mse).log()
         loss, _ = objective(terms(mse, kl))
         (gradient,) = torch.autograd.grad(loss, theta)
         with torch.no_grad():
             theta -= v.shape[1] * gradient
-        objective.after_step()
+        objective.after_step(remaining=steps - step - 1)
     return mse.detach()[0], kl.detach()[0]
 
 
@@ -90,7 +96,7 @@ def test_one_multiplier_per_frame_meets_it_on_every_frame_and_lets_slack_frames_
     mse, kl = rate_distortion(objective, [1.0, 0.5, 0.05], 8000)
     lam = objective.log_lambda.exp()
     assert_close(lam[:2], torch.tensor([5.0, 5.0], dtype=torch.float64), rtol=0.01, atol=0)
-    assert_close(lam[2].item(), 1 / LAMBDA_RANGE, rtol=1e-9, atol=0)
+    assert_close(lam[2].item(), math.exp(-PaperRule.limit), rtol=1e-9, atol=0)
     assert_close(mse, torch.tensor([0.1, 0.1, 0.05], dtype=torch.float64), rtol=0.01, atol=0)
     assert_close(kl.sum().item(), 1.9560, rtol=0.01, atol=0)
 
@@ -143,21 +149,8 @@ def test_an_infeasible_tolerance_ends_at_the_largest_lambda_and_says_so():
         objective.after_step()
         if i == 5:
             assert objective.verdict() == "not yet"
-    assert_close(objective.log_lambda.exp().item(), LAMBDA_RANGE * 50)
+    assert_close(objective.log_lambda.exp().item(), math.exp(PaperRule.limit) * 50)
     assert objective.verdict() == "infeasible"
-
-
-def test_warm_up_holds_lambda_but_not_the_average():
-    objective = geco(lambda_warmup=3)
-    start = objective.log_lambda.clone()
-    for _ in range(3):
-        objective(terms(torch.ones(1, 1, dtype=torch.float64)))
-        objective.after_step()
-    assert_close(objective.log_lambda, start, rtol=0, atol=0)
-    assert objective.constraint > 0
-    objective(terms(torch.ones(1, 1, dtype=torch.float64)))
-    objective.after_step()
-    assert objective.log_lambda > start
 
 
 @pytest.mark.parametrize("n_frames", [None, 4])
@@ -186,7 +179,7 @@ def test_masked_frames_change_nothing(n_frames):
         results.append((loss, numbers["rmse"], numbers["kl_nats_per_frame"], objective.log_lambda.clone(), elbo[0]))
     assert_close(results[0], results[1], rtol=0, atol=0)
     if n_frames:
-        assert objective.log_lambda[1] == objective.center and objective.n_updates.tolist() == [1, 0, 1]
+        assert objective.log_lambda[1] == objective.rule.center and objective.n_updates.tolist() == [1, 0, 1]
 
 
 def test_beta_sigma_lambda_and_svg_beta_are_one_weight_in_other_units():
@@ -237,7 +230,7 @@ def test_the_elbo_is_reported_as_a_bound_whatever_beta_is():
 
 def test_gecos_elbo_is_quoted_at_the_sigma_of_its_own_error():
     sse = torch.full((2, 3), 0.5, dtype=torch.float64)
-    objective = geco(lambda_warmup=1)
+    objective = geco(step_size=1e-12)
     _, numbers = objective(terms(sse, dims=5))
     objective.after_step()
     assert_close(numbers["elbo_nats_per_frame"], gaussian_log_prob(sse, 5, 0.1).mean())
@@ -250,23 +243,24 @@ def test_gecos_elbo_is_quoted_at_the_sigma_of_its_own_error():
     sorted({(n, f) for n in FIELDS_OF for fields in FIELDS_OF.values() for f in fields if f not in FIELDS_OF[n]}),
 )
 def test_a_field_of_another_objective_is_refused_by_name(name, field):
-    own = {"tolerance": 0.1} if "geco" in name else {}
+    own = {"tolerance": 0.1, "rule": "paper"} if "geco" in name else {}
     with pytest.raises(ValueError, match=f"objective.{field.replace('_', '-')} is not used by objective {name} "):
         ObjectiveConfig(name=name, **own, **{field: 1})
 
 
 @pytest.mark.parametrize("field", [f for f in FIELDS_OF["geco"] if f != "tolerance"])
 def test_every_field_of_geco_changes_what_is_built(field):
-    value = {"decay": 0.5, "step_size": 0.5, "per_frame": True, "lambda_init": 3.0, "lambda_warmup": 9}[field]
+    value = {"decay": 0.5, "step_size": 0.5, "per_frame": True, "lambda_init": 3.0, "rule": "adaptive"}[field]
 
     def trace(**options) -> list[float]:
-        objective = build_objective(ObjectiveConfig(name="geco", tolerance=0.1, **options), n_frames=3, dims=4).train()
+        cfg = ObjectiveConfig(**{"name": "geco", "tolerance": 0.1, "rule": "paper"} | options)
+        objective = build_objective(cfg, n_frames=3, dims=4).train()
         for scale in (0.9, 1.0, 1.2):
             objective(terms(scale * torch.tensor([[0.04, 0.04, 0.05]], dtype=torch.float64), dims=4))
             objective.after_step()
         return objective.log_lambda.tolist()
 
-    assert trace(**{field: value}) != trace()
+    assert trace(**{field: value}) != trace(**({"decay": None} if field == "rule" else {}))
 
 
 @pytest.mark.parametrize(
@@ -275,8 +269,8 @@ def test_every_field_of_geco_changes_what_is_built(field):
         ({"name": "geco"}, "objective.tolerance is required by objective geco"),
         ({"name": "geco", "tolerance": 0.0}, "objective.tolerance must be finite and > 0, got 0.0"),
         ({"name": "geco", "tolerance": float("nan")}, "objective.tolerance must be finite and > 0, got nan"),
-        ({"name": "geco", "tolerance": 0.1, "decay": 1.0}, r"objective.decay must be in \[0, 1\), got 1.0"),
-        ({"name": "geco", "tolerance": 0.1, "lambda_warmup": -1}, "objective.lambda-warmup must be finite and >= 0"),
+        ({"name": "geco", "tolerance": 0.1, "rule": "paper", "decay": 1.0}, r"objective.decay must be in \[0, 1\), got 1.0"),
+        ({"name": "geco", "tolerance": 0.1, "step_size": 1e-3}, "objective.step-size is used by objective.rule paper alone"),
         ({"beta": -1.0}, "objective.beta must be finite and >= 0, got -1.0"),
         ({"beta": 1.0, "svg_beta": 1e-4}, "two units of one weight"),
         ({"kl_cycle": 1}, "objective.kl-cycle must be 0"),
@@ -359,7 +353,7 @@ def samples(k: int, batch: int = 3, n_frames: int = 4) -> tuple[torch.Tensor, to
 
 
 def geco_iwae(tolerance=0.1, lambda_init=3.0, **options) -> GecoIwae:
-    return GecoIwae(tolerance, 0.9, 0.01, lambda_init, **options).train()
+    return GecoIwae(tolerance, paper(tolerance, lambda_init=lambda_init), **options).train()
 
 
 @pytest.mark.parametrize("n_frames", [None, 4])
@@ -369,7 +363,7 @@ def test_geco_iwae_with_one_sample_is_geco(form, n_frames, constraint_on):
     sse, log_ratio = samples(1)
     mask = torch.tensor([1.0, 1.0, 0.0, 1.0])
     ours = geco_iwae(form=form, constraint_on=constraint_on, n_frames=n_frames)
-    plain = Geco(0.1, 0.9, 0.01, 3.0, n_frames=n_frames).train()
+    plain = geco(lambda_init=3.0, n_frames=n_frames)
     for _ in range(3):  # with a moving average that differs from this batch's value
         results = []
         for objective in (ours, plain):
@@ -383,7 +377,7 @@ def test_geco_iwae_with_one_sample_is_geco(form, n_frames, constraint_on):
 
 @pytest.mark.parametrize("form", ["coherent", "additive"])
 def test_the_form_that_is_asked_for_is_the_one_that_is_minimised(form):
-    cfg = ObjectiveConfig(name="geco-iwae", tolerance=0.1, lambda_init=3.0, form=form, n_importance=4)
+    cfg = ObjectiveConfig(name="geco-iwae", tolerance=0.1, rule="paper", lambda_init=3.0, form=form, n_importance=4)
     objective = build_objective(cfg, n_frames=4, dims=2).train()
     sse, log_ratio = samples(4)
     mask = torch.tensor([1.0, 0.0, 1.0, 1.0])

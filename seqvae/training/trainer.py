@@ -202,12 +202,13 @@ class Trainer:
             nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
         finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
 
+        lr = learning_rate(self.cfg.optim, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["scale"] * learning_rate(self.cfg.optim, self.step)
+            group["lr"] = group["scale"] * lr
         self.optimizer.found_inf = (~finite).float()  # fused Adam leaves weights and moments alone where it is 1
         self.optimizer.step()
         self.model.likelihood.after_step()
-        self.objective.after_step()
+        self.objective.after_step(lr / self.cfg.optim.lr, self.cfg.optim.steps - self.step - 1)
         for buffer, old in zip(buffers, before):
             buffer.copy_(torch.where(finite, buffer, old))
         if self.ema is not None:
