@@ -13,6 +13,7 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,11 +30,12 @@ from seqvae.config import (
     RunConfig,
     RunSettings,
 )
+from seqvae.objectives.geco import Geco, PaperRule
 from seqvae.training.trainer import BATCHES, as_float, step_rng
 from train import build_trainer
 
 FACTORS = (0.7, 0.85, 1.0, 1.2, 1.5)  # tolerance over the sigma-VAE's final RMSE
-WEIGHTS = (0.1, 0.3, 1.0, 3.0, 8.0, 25.0)  # fixed weights over the calibrated weight at that RMSE
+WEIGHTS = (0.015, 0.05, 0.2, 1.0, 4.0, 25.0)  # fixed weights over the calibrated weight at that RMSE
 SCHEDULES = ("constant", "cosine")
 N_TRAIN, N_VALID, N_TEST = 6_000, 256, 512
 LOG_EVERY, VALIDATIONS = 20, 10  # steps between records of lambda; validations of a run
@@ -48,6 +50,25 @@ DATA = {  # what the clips are, model, channels, steps, batch, learning rate
     "digits": (_DIGITS, _PREDICTOR, 1, 800, 8, 2e-3),
     "colour": (_DIGITS, _PREDICTOR, 3, 800, 8, 2e-3),  # three clips of digits, one for each colour
 }
+
+
+class PiRule(PaperRule):
+    """PI control of the log error from the first step on, as Stooke et al. 2020, arXiv:2007.03964, control a cost."""
+
+    proportional, integral = 1.0, 3e-3
+
+    def __init__(self, shape: tuple[int, ...], tolerance: float) -> None:
+        super().__init__(shape, tolerance, decay=0.99, step_size=0.0, lambda_init=1 / (2 * tolerance**2))
+        self.register_buffer("last", torch.zeros(shape, dtype=torch.float64))
+
+    def move(self, log_lambda: Tensor, error: Tensor, gap: Tensor, n: Tensor, lr: float, remaining: float) -> Tensor:
+        change = torch.where(n == 0, error, error - self.last)
+        self.last.copy_(error)
+        log_lambda = log_lambda + self.integral * error + self.proportional * change
+        return log_lambda.clamp(self.center - self.limit, self.center + self.limit)
+
+
+RULES = {"adaptive": None, "paper": None, "pi": PiRule}  # other than objective.rule's own: what takes its place
 
 
 def load_clips(name: str, root: str | None, split: str, n: int) -> Tensor:
@@ -75,11 +96,11 @@ def settings(name: str, schedule: str, seed: int, objective: ObjectiveConfig, si
     )
 
 
-def train_one(cfg: RunConfig, clips: dict[str, Tensor], change=None) -> dict:
+def train_one(cfg: RunConfig, clips: dict[str, Tensor], rule: Callable | None = None) -> dict:
     """Trains and returns final numbers on the test clips, with lambda and the training error over time."""
     trainer = build_trainer(cfg, clips["train"].shape[2], CPU)
-    if change is not None:
-        trainer.objective = change(trainer.objective)
+    if rule is not None:
+        trainer.objective = Geco(cfg.objective.tolerance, rule)
     started, trace, n = time.time(), [], len(clips["train"])
     while trainer.step < cfg.optim.steps:
         chosen = step_rng(cfg.run.seed, BATCHES, trainer.step).integers(n, size=cfg.optim.batch_size)
@@ -87,8 +108,9 @@ def train_one(cfg: RunConfig, clips: dict[str, Tensor], change=None) -> dict:
         if trainer.step % LOG_EVERY == 0 and cfg.objective.name == "geco":
             trace.append((trainer.objective.log_lambda.exp().item(), trainer.objective.rmse().item()))
         if trainer.step % (cfg.optim.steps // VALIDATIONS) == 0:
-            trainer.validate(clips["valid"])
-    result = {"minutes": (time.time() - started) / 60}
+            validated = trainer.validate(clips["valid"])
+            trainer.note_validation(validated)
+    result = {"minutes": (time.time() - started) / 60, "valid_rmse": validated["valid/rmse"]}
     if cfg.objective.name == "geco":
         result |= {"verdict": trainer.objective.verdict(), "trace": trace}
     trainer.cfg = dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, n_valid=N_TEST))
@@ -112,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="folder of MNIST")
     parser.add_argument("--out", type=Path, default=Path("runs/geco_grid"))
-    parser.add_argument("--methods", nargs="+", default=["sigma", "fixed"])
+    parser.add_argument("--methods", nargs="+", default=["sigma", "fixed", *RULES])
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
     parser.add_argument("--schedules", nargs="+", default=SCHEDULES, choices=SCHEDULES)
     parser.add_argument("--factors", nargs="+", type=float, default=FACTORS)
@@ -144,9 +166,10 @@ def main(argv: list[str] | None = None) -> None:
                 if method == "fixed":
                     sigma = rmse / math.sqrt(value)
                 else:
-                    objective = ObjectiveConfig(name="geco", tolerance=value * rmse)
+                    rule = "paper" if method == "paper" else "adaptive"
+                    objective = ObjectiveConfig(name="geco", tolerance=value * rmse, rule=rule)
             cfg = settings(name, schedule, seed, objective, sigma)
-            result = train_one(cfg, loaded[name])
+            result = train_one(cfg, loaded[name], RULES.get(method))
             line = dict(zip(("data", "schedule", "method", "value", "seed"), cell)) | result
             with path.open("a") as file:
                 file.write(json.dumps(line) + "\n")

@@ -497,3 +497,129 @@ def test_frames_that_no_loss_looks_at_have_no_say_in_the_verdict():
     objective.after_step()
     assert objective.verdict() == "met" and objective.rmse().item() == pytest.approx(0.5)
     assert "RMSE 0.5000" in objective.summary() and "room to spare" in objective.summary()
+
+
+# ---- the adaptive rule
+
+
+def adaptive(tolerance: float, n_frames: int | None = None) -> Geco:
+    return Geco(tolerance, n_frames=n_frames).train()
+
+
+@pytest.mark.parametrize("kappa2, lam, kl", [(0.5, 1.0, 0.346574), (0.1, 5.0, 1.151293), (0.01, 50.0, 2.302585)])
+def test_the_adaptive_rule_solves_the_rate_distortion_toy(kappa2, lam, kl):
+    objective = adaptive(math.sqrt(kappa2))
+    mse, rate = rate_distortion(objective, [1.0], 3000)
+    assert_close(objective.log_lambda.exp().item(), lam, rtol=0.02, atol=0)
+    assert_close(mse.item(), kappa2, rtol=0.02, atol=0)
+    assert_close(rate.item(), kl, rtol=0.02, atol=0)
+
+
+def test_the_adaptive_rule_meets_the_tolerance_on_every_frame_and_lets_slack_frames_go():
+    objective = adaptive(math.sqrt(0.1), n_frames=3)
+    mse, kl = rate_distortion(objective, [1.0, 0.5, 0.05], 6000)
+    lam = objective.log_lambda.exp()
+    assert_close(lam[:2], torch.tensor([5.0, 5.0], dtype=torch.float64), rtol=0.02, atol=0)
+    assert lam[2] < 0.02 * lam[0]
+    assert_close(mse, torch.tensor([0.1, 0.1, 0.05], dtype=torch.float64), rtol=0.02, atol=0)
+
+
+class Plant:
+    """A model in two numbers: what it has learned, which takes time whatever lambda is, and what lambda buys.
+
+    MSE moves with a lag of `lag` steps towards learned(t) + 0.05 lambda^-slope.
+    """
+
+    def __init__(self, slope: float, lag: float, learned: float) -> None:
+        self.mse, self.slope, self.lag, self.learned, self.t = 0.1, slope, lag, learned, 0
+
+    def step(self, weight: float, lr: float) -> float:
+        target = self.learned * (1 + self.t / 30) ** -0.3 + 0.05 * weight**-self.slope
+        self.mse += lr * (target - self.mse) / self.lag
+        self.t += 1
+        return self.mse
+
+
+def control(objective: Geco | None, plant: Plant, steps: int, cosine: bool = False) -> tuple[float, float]:
+    """Final MSE and largest lambda; without an objective the weight is the calibrated decoder's."""
+    generator, peak = torch.Generator().manual_seed(0), 0.0
+    lrs = [0.5 * (1 + math.cos(math.pi * i / steps)) if cosine else 1.0 for i in range(steps)]
+    left = sum(lrs)
+    for lr in lrs:
+        weight = 1 / (2 * plant.mse) if objective is None else objective.log_lambda.exp().item()
+        mse, peak, left = plant.step(weight, lr), max(peak, weight), left - lr
+        if objective is not None:
+            noisy = mse * math.exp(0.1 * torch.randn((), generator=generator))
+            objective(terms(torch.full((1, 1), noisy, dtype=torch.float64)))
+            objective.after_step(lr, left)
+    return plant.mse, peak
+
+
+@pytest.mark.parametrize("steps, lag", [(1000, 30), (4000, 100)])
+@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("factor", [0.85, 1.0, 1.4])
+def test_lambda_settles_for_tolerances_around_the_calibrated_decoders_error(steps, lag, cosine, factor):
+    def plant() -> Plant:
+        return Plant(slope=0.4, lag=lag, learned=0.01)
+
+    tolerance = factor * math.sqrt(control(None, plant(), steps, cosine)[0])
+    objective = adaptive(tolerance)
+    mse, peak = control(objective, plant(), steps, cosine)
+    assert math.sqrt(mse) == pytest.approx(tolerance, rel=0.02)
+    assert peak < 5 / (2 * tolerance**2)
+
+
+def test_where_learning_limits_the_error_the_papers_rule_winds_up_and_the_adaptive_one_does_not():
+    def plant() -> Plant:
+        return Plant(slope=0.8, lag=300, learned=0.03)
+
+    steps = 10_000
+    tolerance = math.sqrt(control(None, plant(), steps)[0])
+    found = {}
+    for name, rule in {"paper": paper(tolerance, decay=0.99, step_size=3e-3), "adaptive": AdaptiveRule}.items():
+        objective = Geco(tolerance, rule).train()
+        mse, peak = control(objective, plant(), steps)
+        found[name] = (math.sqrt(mse) / tolerance, 2 * tolerance**2 * peak)
+    assert found["paper"][1] > 10 and found["adaptive"][1] < 2
+    assert abs(found["adaptive"][0] - 1) < 0.02
+
+
+def test_an_infeasible_tolerance_ends_at_the_largest_integral_and_says_so():
+    objective = adaptive(0.01)
+    for i in range(3000):
+        objective(terms(torch.full((1, 1), 0.04, dtype=torch.float64)))
+        objective.after_step(remaining=2999 - i)
+    assert objective.verdict() == "infeasible"
+    assert_close(objective.log_lambda.exp().item(), 300 / (2 * 0.04))
+
+
+def test_lambda_follows_the_error_of_held_out_clips_once_it_is_known():
+    moved = []
+    for rmse in (None, 0.1, 0.12):
+        objective = adaptive(0.1)
+        for _ in range(50):
+            objective(terms(torch.full((1, 1), 0.1**2, dtype=torch.float64)))
+            objective.after_step()
+            if rmse is not None:
+                objective.steer(rmse)
+        moved.append(objective.rule.integral.item())
+    assert moved[0] == moved[1] == 0 < moved[2]
+
+
+def test_lambda_rests_where_the_learning_rate_has_ended():
+    objective = adaptive(0.1)
+    for lr in (1.0, 0.0):
+        before = objective.log_lambda.clone()
+        objective(terms(torch.full((1, 1), 0.005, dtype=torch.float64)))
+        objective.after_step(lr)
+        assert (objective.log_lambda == before) == (lr == 0.0)
+
+
+@pytest.mark.parametrize("tolerance, better", [(0.1, "loose"), (0.05, "tight")])
+def test_gecos_best_checkpoint_is_the_cheapest_within_the_tolerance_or_else_the_closest(tolerance, better):
+    found = {"tight": (0.06, 25.6), "loose": (0.1, 14.2), "too loose": (0.12, 5.0)}
+    merits = {
+        name: adaptive(tolerance).merit({"valid/constraint_rmse": rmse, "valid/kl_nats_per_frame": kl})
+        for name, (rmse, kl) in found.items()
+    }
+    assert max(merits, key=merits.get) == better

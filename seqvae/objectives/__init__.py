@@ -7,11 +7,11 @@ from typing import Literal, get_args
 
 from pydantic import ConfigDict
 
-from seqvae.objectives.base import Numbers, Terms, bits_per_dim, iwae_bound, masked_mean
+from seqvae.objectives.base import Numbers, Terms, bits_per_dim, iwae_bound, masked_mean, sum_frames
 from seqvae.objectives.elbo import Elbo, Iwae
 from seqvae.objectives.geco import AdaptiveRule, Geco, GecoIwae, PaperRule
 
-__all__ = ["Elbo", "Geco", "GecoIwae", "Iwae", "Numbers", "Terms", "bits_per_dim", "iwae_bound", "masked_mean"]
+__all__ = ["Elbo", "Geco", "GecoIwae", "Iwae", "Numbers", "Terms", "bits_per_dim", "iwae_bound", "masked_mean", "sum_frames"]
 
 ObjectiveName = Literal["elbo", "geco", "iwae", "geco-iwae"]
 # The fields each objective reads, with their defaults; REQUIRED has none. Anything else that is set is refused.
