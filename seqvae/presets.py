@@ -14,7 +14,7 @@ from seqvae.models import ImageConfig, SvgConfig
 _SMMNIST = DataConfig(name="moving_mnist")
 _GAUSSIAN = LikelihoodConfig(name="gaussian")
 _MNIST, _CIFAR10 = (DataConfig(name=name, n_past=0, n_future=1, image_size=32) for name in ("mnist", "cifar10"))
-_GECO_SMMNIST = {"tolerance": 0.06, "lambda_warmup": 2_000}
+_GECO_SMMNIST = {"tolerance": 0.06}
 
 
 def _images(data: DataConfig, z_dim: int, steps: int, **parts) -> RunConfig:
@@ -34,7 +34,7 @@ PRESETS: dict[str, tuple[str, RunConfig]] = {
             data=DataConfig(name="digits", image_size=32, digit_size=16, deterministic=True, min_speed=2, max_speed=3),
             model=SvgConfig(width=16, z_dim=8, g_dim=64, rnn_size=128),
             likelihood=_GAUSSIAN,
-            objective=ObjectiveConfig(name="geco", tolerance=0.07, lambda_warmup=1_000, step_size=2e-3),
+            objective=ObjectiveConfig(name="geco", tolerance=0.07),
             optim=OptimConfig(steps=2_500, batch_size=32, schedule="cosine", warmup=50),
             compute=ComputeConfig(amp="off", compile="off", workers=0),
             run=RunSettings(sample_every=500, checkpoint_every=250, n_valid=64),
@@ -77,7 +77,7 @@ PRESETS |= {
             data=_BAIR,
             model=_VGG,
             likelihood=_GAUSSIAN,
-            objective=ObjectiveConfig(name="geco", tolerance=0.03, lambda_warmup=2_000),
+            objective=ObjectiveConfig(name="geco", tolerance=0.03),
         ),
     ),
     "bair-sigma": ("BAIR robot pushing, sigma-VAE with the optimal sigma", RunConfig(data=_BAIR, model=_VGG)),
@@ -93,7 +93,7 @@ for _name, _data, _z, _steps, _tolerance, _lambda in (
     ("cifar10", _CIFAR10, 64, 40_000, 0.06, None),
 ):
     _what = f"{_name} images"
-    _geco = {"tolerance": _tolerance, "lambda_warmup": 500, "lambda_init": _lambda}
+    _geco = {"tolerance": _tolerance}
     PRESETS |= {
         f"{_name}-vae": (f"{_what}, ELBO with unit sigma", _images(_data, _z, _steps, likelihood=_GAUSSIAN)),
         f"{_name}-beta": (

@@ -34,7 +34,7 @@ STEPS, BROKEN_STEP = 20, 7
 
 
 def cases() -> dict[str, RunConfig]:
-    geco = ObjectiveConfig(name="geco", tolerance=0.1, lambda_warmup=3)
+    geco = ObjectiveConfig(name="geco", tolerance=0.1)
     gaussian = LikelihoodConfig(name="gaussian")
 
     def case(objective: ObjectiveConfig, likelihood: LikelihoodConfig) -> RunConfig:

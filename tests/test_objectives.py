@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -18,12 +19,17 @@ from seqvae.objectives import (
     build_objective,
     iwae_bound,
 )
-from seqvae.objectives.geco import LAMBDA_RANGE, additive_bound, coherent_bound
+from seqvae.objectives.geco import AdaptiveRule, PaperRule, additive_bound, coherent_bound
 
 
-def geco(tolerance=0.1, decay=0.9, step_size=0.01, lambda_init=None, **options) -> Geco:
+def paper(tolerance=0.1, decay=0.9, step_size=0.01, lambda_init=None) -> partial:
     lambda_init = 1 / (2 * tolerance**2) if lambda_init is None else lambda_init
-    return Geco(tolerance, decay, step_size, lambda_init, **options).train()
+    return partial(PaperRule, decay=decay, step_size=step_size, lambda_init=lambda_init)
+
+
+def geco(tolerance=0.1, n_frames=None, **options) -> Geco:
+    """With the paper's rule."""
+    return Geco(tolerance, paper(tolerance, **options), n_frames).train()
 
 
 def terms(
@@ -55,14 +61,14 @@ def rate_distortion(objective: Geco, variances: list[float], steps: int) -> tupl
     """Gradient descent on the Gaussian rate-distortion toy: KL_t = log(v_t / mse_t) / 2, mse_t <= v_t."""
     v = torch.tensor([variances], dtype=torch.float64)
     theta = torch.zeros_like(v, requires_grad=True)
-    for _ in range(steps):
+    for step in range(steps):
         mse = v * theta.sigmoid()
         kl = 0.5 * (v / mse).log()
         loss, _ = objective(terms(mse, kl))
         (gradient,) = torch.autograd.grad(loss, theta)
         with torch.no_grad():
             theta -= v.shape[1] * gradient
-        objective.after_step()
+        objective.after_step(remaining=steps - step - 1)
     return mse.detach()[0], kl.detach()[0]
 
 
@@ -90,7 +96,7 @@ def test_one_multiplier_per_frame_meets_it_on_every_frame_and_lets_slack_frames_
     mse, kl = rate_distortion(objective, [1.0, 0.5, 0.05], 8000)
     lam = objective.log_lambda.exp()
     assert_close(lam[:2], torch.tensor([5.0, 5.0], dtype=torch.float64), rtol=0.01, atol=0)
-    assert_close(lam[2].item(), 1 / LAMBDA_RANGE, rtol=1e-9, atol=0)
+    assert_close(lam[2].item(), math.exp(-PaperRule.limit), rtol=1e-9, atol=0)
     assert_close(mse, torch.tensor([0.1, 0.1, 0.05], dtype=torch.float64), rtol=0.01, atol=0)
     assert_close(kl.sum().item(), 1.9560, rtol=0.01, atol=0)
 
@@ -143,21 +149,8 @@ def test_an_infeasible_tolerance_ends_at_the_largest_lambda_and_says_so():
         objective.after_step()
         if i == 5:
             assert objective.verdict() == "not yet"
-    assert_close(objective.log_lambda.exp().item(), LAMBDA_RANGE * 50)
+    assert_close(objective.log_lambda.exp().item(), math.exp(PaperRule.limit) * 50)
     assert objective.verdict() == "infeasible"
-
-
-def test_warm_up_holds_lambda_but_not_the_average():
-    objective = geco(lambda_warmup=3)
-    start = objective.log_lambda.clone()
-    for _ in range(3):
-        objective(terms(torch.ones(1, 1, dtype=torch.float64)))
-        objective.after_step()
-    assert_close(objective.log_lambda, start, rtol=0, atol=0)
-    assert objective.constraint > 0
-    objective(terms(torch.ones(1, 1, dtype=torch.float64)))
-    objective.after_step()
-    assert objective.log_lambda > start
 
 
 @pytest.mark.parametrize("n_frames", [None, 4])
@@ -186,7 +179,7 @@ def test_masked_frames_change_nothing(n_frames):
         results.append((loss, numbers["rmse"], numbers["kl_nats_per_frame"], objective.log_lambda.clone(), elbo[0]))
     assert_close(results[0], results[1], rtol=0, atol=0)
     if n_frames:
-        assert objective.log_lambda[1] == objective.center and objective.n_updates.tolist() == [1, 0, 1]
+        assert objective.log_lambda[1] == objective.rule.center and objective.n_updates.tolist() == [1, 0, 1]
 
 
 def test_beta_sigma_lambda_and_svg_beta_are_one_weight_in_other_units():
@@ -237,7 +230,7 @@ def test_the_elbo_is_reported_as_a_bound_whatever_beta_is():
 
 def test_gecos_elbo_is_quoted_at_the_sigma_of_its_own_error():
     sse = torch.full((2, 3), 0.5, dtype=torch.float64)
-    objective = geco(lambda_warmup=1)
+    objective = geco(step_size=1e-12)
     _, numbers = objective(terms(sse, dims=5))
     objective.after_step()
     assert_close(numbers["elbo_nats_per_frame"], gaussian_log_prob(sse, 5, 0.1).mean())
@@ -250,23 +243,24 @@ def test_gecos_elbo_is_quoted_at_the_sigma_of_its_own_error():
     sorted({(n, f) for n in FIELDS_OF for fields in FIELDS_OF.values() for f in fields if f not in FIELDS_OF[n]}),
 )
 def test_a_field_of_another_objective_is_refused_by_name(name, field):
-    own = {"tolerance": 0.1} if "geco" in name else {}
+    own = {"tolerance": 0.1, "rule": "paper"} if "geco" in name else {}
     with pytest.raises(ValueError, match=f"objective.{field.replace('_', '-')} is not used by objective {name} "):
         ObjectiveConfig(name=name, **own, **{field: 1})
 
 
 @pytest.mark.parametrize("field", [f for f in FIELDS_OF["geco"] if f != "tolerance"])
 def test_every_field_of_geco_changes_what_is_built(field):
-    value = {"decay": 0.5, "step_size": 0.5, "per_frame": True, "lambda_init": 3.0, "lambda_warmup": 9}[field]
+    value = {"decay": 0.5, "step_size": 0.5, "per_frame": True, "lambda_init": 3.0, "rule": "adaptive"}[field]
 
     def trace(**options) -> list[float]:
-        objective = build_objective(ObjectiveConfig(name="geco", tolerance=0.1, **options), n_frames=3, dims=4).train()
+        cfg = ObjectiveConfig(**{"name": "geco", "tolerance": 0.1, "rule": "paper"} | options)
+        objective = build_objective(cfg, n_frames=3, dims=4).train()
         for scale in (0.9, 1.0, 1.2):
             objective(terms(scale * torch.tensor([[0.04, 0.04, 0.05]], dtype=torch.float64), dims=4))
             objective.after_step()
         return objective.log_lambda.tolist()
 
-    assert trace(**{field: value}) != trace()
+    assert trace(**{field: value}) != trace(**({"decay": None} if field == "rule" else {}))
 
 
 @pytest.mark.parametrize(
@@ -275,8 +269,14 @@ def test_every_field_of_geco_changes_what_is_built(field):
         ({"name": "geco"}, "objective.tolerance is required by objective geco"),
         ({"name": "geco", "tolerance": 0.0}, "objective.tolerance must be finite and > 0, got 0.0"),
         ({"name": "geco", "tolerance": float("nan")}, "objective.tolerance must be finite and > 0, got nan"),
-        ({"name": "geco", "tolerance": 0.1, "decay": 1.0}, r"objective.decay must be in \[0, 1\), got 1.0"),
-        ({"name": "geco", "tolerance": 0.1, "lambda_warmup": -1}, "objective.lambda-warmup must be finite and >= 0"),
+        (
+            {"name": "geco", "tolerance": 0.1, "rule": "paper", "decay": 1.0},
+            r"objective.decay must be in \[0, 1\), got 1.0",
+        ),
+        (
+            {"name": "geco", "tolerance": 0.1, "step_size": 1e-3},
+            "objective.step-size is used by objective.rule paper alone",
+        ),
         ({"beta": -1.0}, "objective.beta must be finite and >= 0, got -1.0"),
         ({"beta": 1.0, "svg_beta": 1e-4}, "two units of one weight"),
         ({"kl_cycle": 1}, "objective.kl-cycle must be 0"),
@@ -359,7 +359,7 @@ def samples(k: int, batch: int = 3, n_frames: int = 4) -> tuple[torch.Tensor, to
 
 
 def geco_iwae(tolerance=0.1, lambda_init=3.0, **options) -> GecoIwae:
-    return GecoIwae(tolerance, 0.9, 0.01, lambda_init, **options).train()
+    return GecoIwae(tolerance, paper(tolerance, lambda_init=lambda_init), **options).train()
 
 
 @pytest.mark.parametrize("n_frames", [None, 4])
@@ -369,7 +369,7 @@ def test_geco_iwae_with_one_sample_is_geco(form, n_frames, constraint_on):
     sse, log_ratio = samples(1)
     mask = torch.tensor([1.0, 1.0, 0.0, 1.0])
     ours = geco_iwae(form=form, constraint_on=constraint_on, n_frames=n_frames)
-    plain = Geco(0.1, 0.9, 0.01, 3.0, n_frames=n_frames).train()
+    plain = geco(lambda_init=3.0, n_frames=n_frames)
     for _ in range(3):  # with a moving average that differs from this batch's value
         results = []
         for objective in (ours, plain):
@@ -383,7 +383,7 @@ def test_geco_iwae_with_one_sample_is_geco(form, n_frames, constraint_on):
 
 @pytest.mark.parametrize("form", ["coherent", "additive"])
 def test_the_form_that_is_asked_for_is_the_one_that_is_minimised(form):
-    cfg = ObjectiveConfig(name="geco-iwae", tolerance=0.1, lambda_init=3.0, form=form, n_importance=4)
+    cfg = ObjectiveConfig(name="geco-iwae", tolerance=0.1, rule="paper", lambda_init=3.0, form=form, n_importance=4)
     objective = build_objective(cfg, n_frames=4, dims=2).train()
     sse, log_ratio = samples(4)
     mask = torch.tensor([1.0, 0.0, 1.0, 1.0])
@@ -503,3 +503,129 @@ def test_frames_that_no_loss_looks_at_have_no_say_in_the_verdict():
     objective.after_step()
     assert objective.verdict() == "met" and objective.rmse().item() == pytest.approx(0.5)
     assert "RMSE 0.5000" in objective.summary() and "room to spare" in objective.summary()
+
+
+# ---- the adaptive rule
+
+
+def adaptive(tolerance: float, n_frames: int | None = None) -> Geco:
+    return Geco(tolerance, n_frames=n_frames).train()
+
+
+@pytest.mark.parametrize("kappa2, lam, kl", [(0.5, 1.0, 0.346574), (0.1, 5.0, 1.151293), (0.01, 50.0, 2.302585)])
+def test_the_adaptive_rule_solves_the_rate_distortion_toy(kappa2, lam, kl):
+    objective = adaptive(math.sqrt(kappa2))
+    mse, rate = rate_distortion(objective, [1.0], 3000)
+    assert_close(objective.log_lambda.exp().item(), lam, rtol=0.02, atol=0)
+    assert_close(mse.item(), kappa2, rtol=0.02, atol=0)
+    assert_close(rate.item(), kl, rtol=0.02, atol=0)
+
+
+def test_the_adaptive_rule_meets_the_tolerance_on_every_frame_and_lets_slack_frames_go():
+    objective = adaptive(math.sqrt(0.1), n_frames=3)
+    mse, kl = rate_distortion(objective, [1.0, 0.5, 0.05], 6000)
+    lam = objective.log_lambda.exp()
+    assert_close(lam[:2], torch.tensor([5.0, 5.0], dtype=torch.float64), rtol=0.02, atol=0)
+    assert lam[2] < 0.02 * lam[0]
+    assert_close(mse, torch.tensor([0.1, 0.1, 0.05], dtype=torch.float64), rtol=0.02, atol=0)
+
+
+class Plant:
+    """A model in two numbers: what it has learned, which takes time whatever lambda is, and what lambda buys.
+
+    MSE moves with a lag of `lag` steps towards learned(t) + 0.05 lambda^-slope.
+    """
+
+    def __init__(self, slope: float, lag: float, learned: float) -> None:
+        self.mse, self.slope, self.lag, self.learned, self.t = 0.1, slope, lag, learned, 0
+
+    def step(self, weight: float, lr: float) -> float:
+        target = self.learned * (1 + self.t / 30) ** -0.3 + 0.05 * weight**-self.slope
+        self.mse += lr * (target - self.mse) / self.lag
+        self.t += 1
+        return self.mse
+
+
+def control(objective: Geco | None, plant: Plant, steps: int, cosine: bool = False) -> tuple[float, float]:
+    """Final MSE and largest lambda; without an objective the weight is the calibrated decoder's."""
+    generator, peak = torch.Generator().manual_seed(0), 0.0
+    lrs = [0.5 * (1 + math.cos(math.pi * i / steps)) if cosine else 1.0 for i in range(steps)]
+    left = sum(lrs)
+    for lr in lrs:
+        weight = 1 / (2 * plant.mse) if objective is None else objective.log_lambda.exp().item()
+        mse, peak, left = plant.step(weight, lr), max(peak, weight), left - lr
+        if objective is not None:
+            noisy = mse * math.exp(0.1 * torch.randn((), generator=generator))
+            objective(terms(torch.full((1, 1), noisy, dtype=torch.float64)))
+            objective.after_step(lr, left)
+    return plant.mse, peak
+
+
+@pytest.mark.parametrize("steps, lag", [(1000, 30), (4000, 100)])
+@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("factor", [0.85, 1.0, 1.4])
+def test_lambda_settles_for_tolerances_around_the_calibrated_decoders_error(steps, lag, cosine, factor):
+    def plant() -> Plant:
+        return Plant(slope=0.4, lag=lag, learned=0.01)
+
+    tolerance = factor * math.sqrt(control(None, plant(), steps, cosine)[0])
+    objective = adaptive(tolerance)
+    mse, peak = control(objective, plant(), steps, cosine)
+    assert math.sqrt(mse) == pytest.approx(tolerance, rel=0.02)
+    assert peak < 5 / (2 * tolerance**2)
+
+
+def test_where_learning_limits_the_error_the_papers_rule_winds_up_and_the_adaptive_one_does_not():
+    def plant() -> Plant:
+        return Plant(slope=0.8, lag=300, learned=0.03)
+
+    steps = 10_000
+    tolerance = math.sqrt(control(None, plant(), steps)[0])
+    found = {}
+    for name, rule in {"paper": paper(tolerance, decay=0.99, step_size=3e-3), "adaptive": AdaptiveRule}.items():
+        objective = Geco(tolerance, rule).train()
+        mse, peak = control(objective, plant(), steps)
+        found[name] = (math.sqrt(mse) / tolerance, 2 * tolerance**2 * peak)
+    assert found["paper"][1] > 10 and found["adaptive"][1] < 2
+    assert abs(found["adaptive"][0] - 1) < 0.02
+
+
+def test_an_infeasible_tolerance_ends_at_the_largest_integral_and_says_so():
+    objective = adaptive(0.01)
+    for i in range(3000):
+        objective(terms(torch.full((1, 1), 0.04, dtype=torch.float64)))
+        objective.after_step(remaining=2999 - i)
+    assert objective.verdict() == "infeasible"
+    assert_close(objective.log_lambda.exp().item(), 300 / (2 * 0.04))
+
+
+def test_lambda_follows_the_error_of_held_out_clips_once_it_is_known():
+    moved = []
+    for rmse in (None, 0.1, 0.12):
+        objective = adaptive(0.1)
+        for _ in range(50):
+            objective(terms(torch.full((1, 1), 0.1**2, dtype=torch.float64)))
+            objective.after_step()
+            if rmse is not None:
+                objective.steer(rmse)
+        moved.append(objective.rule.integral.item())
+    assert moved[0] == moved[1] == 0 < moved[2]
+
+
+def test_lambda_rests_where_the_learning_rate_has_ended():
+    objective = adaptive(0.1)
+    for lr in (1.0, 0.0):
+        before = objective.log_lambda.clone()
+        objective(terms(torch.full((1, 1), 0.005, dtype=torch.float64)))
+        objective.after_step(lr)
+        assert (objective.log_lambda == before) == (lr == 0.0)
+
+
+@pytest.mark.parametrize("tolerance, better", [(0.1, "loose"), (0.05, "tight")])
+def test_gecos_best_checkpoint_is_the_cheapest_within_the_tolerance_or_else_the_closest(tolerance, better):
+    found = {"tight": (0.06, 25.6), "loose": (0.1, 14.2), "too loose": (0.12, 5.0)}
+    merits = {
+        name: adaptive(tolerance).merit({"valid/constraint_rmse": rmse, "valid/kl_nats_per_frame": kl})
+        for name, (rmse, kl) in found.items()
+    }
+    assert max(merits, key=merits.get) == better

@@ -283,7 +283,7 @@ def test_metrics_are_cut_back_to_the_step_a_run_goes_on_from(tmp_path):
 
 
 def test_an_infeasible_tolerance_is_said_in_the_log():
-    trainer = build_trainer(change(GECO, "objective", tolerance=1e-4, step_size=5.0), 1, CPU)
+    trainer = build_trainer(change(GECO, "objective", tolerance=1e-4, rule="paper", step_size=5.0), 1, CPU)
     assert trainer.warnings() == []
     for i in range(4):
         trainer.train_step(video(i))

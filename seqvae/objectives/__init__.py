@@ -2,27 +2,40 @@
 
 import math
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Literal, get_args
 
 from pydantic import ConfigDict
 
-from seqvae.objectives.base import Numbers, Terms, bits_per_dim, iwae_bound, masked_mean
+from seqvae.objectives.base import Numbers, Terms, bits_per_dim, iwae_bound, masked_mean, sum_frames
 from seqvae.objectives.elbo import Elbo, Iwae
-from seqvae.objectives.geco import Geco, GecoIwae
+from seqvae.objectives.geco import AdaptiveRule, Geco, GecoIwae, PaperRule
 
-__all__ = ["Elbo", "Geco", "GecoIwae", "Iwae", "Numbers", "Terms", "bits_per_dim", "iwae_bound", "masked_mean"]
+__all__ = [
+    "Elbo",
+    "Geco",
+    "GecoIwae",
+    "Iwae",
+    "Numbers",
+    "Terms",
+    "bits_per_dim",
+    "iwae_bound",
+    "masked_mean",
+    "sum_frames",
+]
 
 ObjectiveName = Literal["elbo", "geco", "iwae", "geco-iwae"]
 # The fields each objective reads, with their defaults; REQUIRED has none. Anything else that is set is refused.
 REQUIRED = object()
 _GECO = {
     "tolerance": REQUIRED,
-    "decay": 0.99,
-    "step_size": 1e-3,
     "per_frame": False,
+    "rule": "adaptive",
+    "decay": None,
+    "step_size": None,
     "lambda_init": None,
-    "lambda_warmup": 0,
 }
+PAPER = {"decay": 0.99, "step_size": 1e-3}  # read with objective.rule paper alone, as is lambda_init
 FIELDS_OF: dict[str, dict[str, object]] = {
     "elbo": {"beta": 1.0, "svg_beta": None, "kl_warmup": 0, "kl_cycle": 0, "free_bits": 0.0},
     "geco": _GECO,
@@ -44,11 +57,11 @@ class ObjectiveConfig:
     kl_cycle: int | None = None  # elbo: steps of a cycle, in whose first half that weight rises from 0 to beta; 0: none
     free_bits: float | None = None  # elbo: nats per latent and frame that cost nothing less (no bound); 0
     tolerance: float | None = None  # geco: per-pixel RMSE to reach, pixels in [0, 1]; no default, it decides the result
-    decay: float | None = None  # geco: of the constraint's moving average, per step; 0.99
-    step_size: float | None = None  # geco: largest change of log(lambda) per step; 1e-3. Keep it <= 0.3 (1 - decay)
     per_frame: bool | None = None  # geco: one multiplier per predicted frame instead of one for all; False
-    lambda_init: float | None = None  # geco: first weight of the squared error summed over pixels; 1 / (2 tolerance^2)
-    lambda_warmup: int | None = None  # geco: steps for which lambda is held at its first value; 0
+    rule: Literal["adaptive", "paper"] | None = None  # geco: how lambda moves (docs/methods.md); adaptive
+    decay: float | None = None  # geco, rule paper: of the constraint's moving average, per step; 0.99
+    step_size: float | None = None  # geco, rule paper: largest change of log(lambda) per step; 1e-3
+    lambda_init: float | None = None  # geco, rule paper: first weight of the summed squared error; 1 / (2 tolerance^2)
     n_importance: int | None = None  # iwae, geco-iwae: samples per video, K; 5
     form: Literal["coherent", "additive"] | None = None  # geco-iwae: how the two are joined (docs/methods.md); coherent
     constraint_on: Literal["iw", "q"] | None = (
@@ -68,11 +81,15 @@ class ObjectiveConfig:
                 raise ValueError(f"{flag} is not used by objective {self.name} but by {owners}; drop it (or pass None)")
             if used.get(field.name) is REQUIRED and value is None:
                 raise ValueError(f"{flag} is required by objective {self.name}: there is no value that suits all data")
+        if "geco" in self.name and self.rule != "paper":
+            for name in (*PAPER, "lambda_init"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{_flag(name)} is used by objective.rule paper alone; drop it (or pass None)")
         for name in ("tolerance", "step_size", "lambda_init"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{_flag(name)} must be finite and > 0, got {value}")
-        for name in ("beta", "svg_beta", "free_bits", "kl_warmup", "kl_cycle", "lambda_warmup"):
+        for name in ("beta", "svg_beta", "free_bits", "kl_warmup", "kl_cycle"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"{_flag(name)} must be finite and >= 0, got {value}")
@@ -97,8 +114,9 @@ class ObjectiveConfig:
         unset = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         if self.svg_beta is not None:
             del unset["beta"]
-        if "lambda_init" in unset:
-            unset["lambda_init"] = 1 / (2 * self.tolerance**2)
+        if self.rule == "paper":
+            paper = PAPER | {"lambda_init": 1 / (2 * self.tolerance**2)}
+            unset |= {name: value for name, value in paper.items() if getattr(self, name) is None}
         return replace(self, **unset)
 
 
@@ -130,14 +148,10 @@ def build_objective(
         return Elbo(beta, kl_warmup=cfg.kl_warmup, kl_cycle=cfg.kl_cycle, free_bits=cfg.free_bits)
     if cfg.name == "iwae":
         return Iwae()
-    constraint = dict(
-        tolerance=cfg.tolerance,
-        decay=cfg.decay,
-        step_size=cfg.step_size,
-        lambda_init=cfg.lambda_init,
-        lambda_warmup=cfg.lambda_warmup,
-        n_frames=n_frames if cfg.per_frame else None,
-    )
+    rule = AdaptiveRule
+    if cfg.rule == "paper":
+        rule = partial(PaperRule, decay=cfg.decay, step_size=cfg.step_size, lambda_init=cfg.lambda_init)
+    constraint = dict(tolerance=cfg.tolerance, rule=rule, n_frames=n_frames if cfg.per_frame else None)
     if cfg.name == "geco":
         return Geco(**constraint)
     return GecoIwae(**constraint, form=cfg.form, constraint_on=cfg.constraint_on)

@@ -68,6 +68,12 @@ def bits_per_dim(elbo: Tensor | float, dims: int, offset: float) -> Tensor | flo
     return -elbo / (dims * math.log(2)) + offset
 
 
+def held_out_bound(numbers: dict[str, float], name: str) -> float:
+    """The bound `name` (elbo, iwae) among the numbers of a validation; with one sample, iwae is the elbo."""
+    found = [value for key, value in numbers.items() if key.startswith((f"valid/{name}_", "valid/elbo_"))]
+    return found[-1]
+
+
 def report(terms: Terms, log_density: Tensor, loss: Tensor) -> Numbers:
     """The numbers that every objective logs, detached; `log_density` (K, B, F) is what its bounds are quoted with.
 

@@ -7,6 +7,7 @@ from seqvae.objectives.base import (
     Numbers,
     Terms,
     effective_samples,
+    held_out_bound,
     iwae_bound,
     masked_mean,
     n_frames,
@@ -52,11 +53,15 @@ class Elbo(nn.Module):
         loss = self.kl_weight() * kl - masked_mean(terms.log_px, terms.mask)
         return loss, report(terms, terms.log_density, loss)
 
+    def merit(self, numbers: dict) -> float:
+        """What best.pt is chosen by, larger is better: the ELBO on held-out clips."""
+        return held_out_bound(numbers, "elbo")
+
     def status(self) -> Numbers:
         """The weight of the KL, where it moves."""
         return {"objective/kl_weight": self.kl_weight()} if self.kl_warmup or self.kl_cycle else {}
 
-    def after_step(self) -> None:
+    def after_step(self, lr: float = 1.0, remaining: float = 0.0) -> None:
         """Counts a step; called once after each optimizer step."""
         self.n_updates += 1
 
@@ -76,9 +81,13 @@ class Iwae(nn.Module):
         samples = effective_samples(log_w.detach()).mean()
         return loss, report(terms, terms.log_density, loss) | {"effective_samples": samples}
 
+    def merit(self, numbers: dict) -> float:
+        """What best.pt is chosen by, larger is better: its own bound on held-out clips."""
+        return held_out_bound(numbers, "iwae")
+
     def status(self) -> Numbers:
         """Nothing: it has no state."""
         return {}
 
-    def after_step(self) -> None:
+    def after_step(self, lr: float = 1.0, remaining: float = 0.0) -> None:
         pass

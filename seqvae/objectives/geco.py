@@ -1,6 +1,7 @@
 """Minimise KL subject to a reconstruction error: GECO, and GECO with importance weights. State in float64 buffers."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,38 +11,122 @@ from seqvae.likelihoods.gaussian import gaussian_log_prob
 from seqvae.objectives.base import Numbers, Terms, effective_samples, iwae_bound, masked_mean, report, sum_frames
 from seqvae.objectives.base import n_frames as count_frames
 
-LAMBDA_RANGE = 1e6  # log lambda stays within +-ln(1e6) of its start: the anti-windup
+MET = 1.01  # of the tolerance: a larger RMSE on held-out clips does not meet it where checkpoints are compared
+MAX_GAP = 0.5  # of log MSE between training and held-out clips: early on, running statistics can be far off
 NEAR = 0.1025  # a moving average of MSE within 10.25 % of tolerance^2 is an RMSE within 5 % of the tolerance
 
 
+class PaperRule(nn.Module):
+    """log lambda += step_size clip(C / tolerance^2, -1, 1), with C = MSE - tolerance^2 (Algorithm 1 of the paper).
+
+    It integrates whatever limits the error, so while the model is still learning lambda winds up.
+    """
+
+    limit = math.log(1e6)  # log lambda stays within +-limit of its start
+
+    def __init__(self, shape: tuple[int, ...], tolerance: float, decay: float, step_size: float, lambda_init: float):
+        super().__init__()
+        self.tolerance, self.decay, self.step_size = tolerance, decay, step_size
+        self.center = math.log(lambda_init)
+
+    def start(self) -> float:
+        """First log lambda."""
+        return self.center
+
+    def weight(self, n: Tensor) -> Tensor:
+        """Weight of the newest batch in the moving average of the error, after n updates."""
+        return torch.where(n == 0, 1.0, 1 - self.decay).double()
+
+    def move(self, log_lambda: Tensor, error: Tensor, gap: Tensor, n: Tensor, lr: float, remaining: float) -> Tensor:
+        """log lambda after a step; arguments as in `AdaptiveRule.move`, of which it uses the error alone."""
+        log_lambda = log_lambda + self.step_size * error.expm1().clamp(-1, 1)
+        return log_lambda.clamp(self.center - self.limit, self.center + self.limit)
+
+    def at_limit(self, log_lambda: Tensor) -> Tensor:
+        """Where lambda can rise no further."""
+        return log_lambda >= self.center + self.limit - 1e-9
+
+
+class AdaptiveRule(nn.Module):
+    """The calibrated decoder's weight for the error reached so far, times an integral of the error still expected.
+
+    lambda = exp(integral) / (2 max(best, tolerance^2)), where best is the lowest moving average of MSE so far. While
+    the model learns, this is the weight of a sigma-VAE, which cannot wind up. The integral starts to move when the
+    tolerance is first reached, or after a quarter of the run. It follows the error expected at the end of the run, in
+    both directions alike. With e = log(MSE / tolerance^2) and a learning curve MSE ~ t^-p, whose p is measured over the
+    last part of the run, that is e - p log(1 + remaining / t): no weight is added for what learning will do by itself.
+    """
+
+    limit = math.log(300.0)  # the integral stays within +-limit
+    slowest, fastest = 3e-3, 3e-2  # of the integral, per step and unit of error; between them 30 / steps of the run
+    window = 100  # steps that the moving average spans at most; before, 1/20 of the steps made
+
+    def __init__(self, shape: tuple[int, ...], tolerance: float):
+        super().__init__()
+        self.tolerance = tolerance
+        for name in ("integral", "best", "past"):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+
+    def start(self) -> float:
+        """First log lambda."""
+        return -math.log(2 * self.tolerance**2)
+
+    def weight(self, n: Tensor) -> Tensor:
+        """Weight of the newest batch in the moving average of the error, after n updates."""
+        return (20 / (n + 20).double()).clamp(min=1 / self.window)
+
+    def move(self, log_lambda: Tensor, error: Tensor, gap: Tensor, n: Tensor, lr: float, remaining: float) -> Tensor:
+        """log lambda after a step.
+
+        Args:
+            error: log(MSE / tolerance^2) of the moving average.
+            gap: what has to be added to it to get the error of held-out clips in eval mode.
+            n: updates before this one.
+            lr, remaining: as in `Geco.after_step`.
+        """
+        first, t = n == 0, (n + 1).double()
+        # Polynomial weights (s / t)^4: for MSE ~ t^-p this average of log MSE lies p / 4 above the present one.
+        self.past.copy_(torch.where(first, error, self.past + 5 / (t + 4) * (error - self.past)))
+        self.best.copy_(torch.where(first, error, torch.minimum(error, self.best)))
+        power = 4 * (self.past - error)
+        error = error + gap
+        expected = error - power * torch.log1p(remaining / t)
+        learning = (self.best > 0) & (3 * t < remaining)
+        expected = torch.where(learning, 0.0, expected.clamp(-1, 1))
+        rate = (30 / (t + remaining)).clamp(self.slowest, self.fastest) * min(1.0, 5 * lr)
+        self.integral.add_(rate * expected).clamp_(-self.limit, self.limit)
+        return self.integral + self.start() - self.best.clamp(min=0)
+
+    def at_limit(self, log_lambda: Tensor) -> Tensor:
+        """Where lambda can rise no further."""
+        return self.integral >= self.limit - 1e-9
+
+
 class Geco(nn.Module):
-    """Minimise KL subject to MSE <= tolerance^2 (Rezende & Viola 2018, arXiv:1810.00597, Algorithm 1).
+    """Minimise KL subject to MSE <= tolerance^2 (Rezende & Viola 2018, arXiv:1810.00597).
 
     loss = KL + lambda D C, C = MSE - tolerance^2 in value the moving average, in gradient this batch. lambda weighs the
-    squared error summed over pixels, so it compares with 1 / (2 sigma^2). After each step log lambda moves by
-    step_size * clip(C / tolerance^2, -1, 1): up while the constraint is violated. With `per_frame` there is one C and
-    one lambda for each of the F predicted frames (the vector form), so every frame meets the tolerance by itself.
+    squared error summed over pixels, so it compares with 1 / (2 sigma^2). After each step a rule moves log lambda. With
+    `n_frames` there is one C and one lambda for each of the F predicted frames (the vector form), so every frame meets
+    the tolerance by itself.
     """
 
     separable = True  # in its gradient, where lambda is a constant; the value is the average's
 
-    def __init__(
-        self,
-        tolerance: float,
-        decay: float,
-        step_size: float,
-        lambda_init: float,
-        lambda_warmup: int = 0,
-        n_frames: int | None = None,
-    ) -> None:
-        """n_frames: F for one multiplier per frame, None for one in all. The rest as in ObjectiveConfig."""
+    def __init__(self, tolerance: float, rule: Callable[..., nn.Module] = AdaptiveRule, n_frames: int | None = None):
+        """
+        Args:
+            tolerance: RMSE per pixel.
+            rule: makes what moves lambda, from the shape of lambda and the tolerance.
+            n_frames: F for one multiplier per frame, None for one in all.
+        """
         super().__init__()
-        self.tolerance, self.decay, self.step_size = tolerance, decay, step_size
-        self.lambda_warmup = lambda_warmup
-        self.center = math.log(lambda_init)
         shape = () if n_frames is None else (n_frames,)
-        self.register_buffer("log_lambda", torch.full(shape, self.center, dtype=torch.float64))
+        self.tolerance, self.rule = tolerance, rule(shape, tolerance)
+        self.register_buffer("log_lambda", torch.full(shape, self.rule.start(), dtype=torch.float64))
         self.register_buffer("constraint", torch.zeros(shape, dtype=torch.float64))  # moving average of C
+        # log(MSE of held-out clips in eval mode / MSE of training), from the last validation; 0 before the first
+        self.register_buffer("gap", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("n_updates", torch.zeros(shape, dtype=torch.int64))
         self._pending: tuple[Tensor, Tensor] | None = None
 
@@ -61,8 +146,7 @@ class Geco(nn.Module):
         violation = torch.where(weight > 0, weight * (sse / terms.dims - self.tolerance**2), 0.0)
         now = (violation.sum(0) if per_frame else violation.sum()) / count.clamp(min=1)
 
-        average = self.decay * self.constraint + (1 - self.decay) * now.detach()
-        average = torch.where(self.n_updates == 0, now.detach(), average)
+        average = self.constraint.lerp(now.detach(), self.rule.weight(self.n_updates))
         average = torch.where(count > 0, average, self.constraint)  # a frame nobody saw stays where it was
         if self.training:
             self._pending = (average, count > 0)
@@ -83,24 +167,58 @@ class Geco(nn.Module):
         calibration = 2 * weight * (self.constraint + self.tolerance**2)
         return {"geco/lambda": weight, "geco/constraint": self.constraint, "geco/calibration": calibration}
 
-    def after_step(self) -> None:
-        """Moves the average, then lambda; called once after each optimizer step."""
+    def after_step(self, lr: float = 1.0, remaining: float = 0.0) -> None:
+        """Moves the average, then lambda; called once after each optimizer step.
+
+        Args:
+            lr: that step's learning rate, relative to the largest of the run.
+            remaining: steps of the run still to come, each weighed by its learning rate as `lr`.
+        """
         assert self._pending is not None, "after_step without a training-mode forward before it"
         average, seen = self._pending
-        violation = (average / self.tolerance**2).clamp(-1, 1)
-        moving = seen & (self.n_updates >= self.lambda_warmup)
-        self.log_lambda += torch.where(moving, self.step_size * violation, 0.0)
-        self.log_lambda.clamp_(self.center - math.log(LAMBDA_RANGE), self.center + math.log(LAMBDA_RANGE))
         self.constraint.copy_(average)
+        state = [self.log_lambda, *self.rule.buffers()]
+        before = [buffer.clone() for buffer in state]
+        self.log_lambda.copy_(
+            self.rule.move(self.log_lambda, self.error(), self.gap, self.n_updates, lr=lr, remaining=remaining)
+        )
+        for buffer, old in zip(state, before):
+            buffer.copy_(torch.where(seen, buffer, old))
         self.n_updates += seen
         self._pending = None
 
+    def error(self) -> Tensor:
+        """log(MSE / tolerance^2) of the moving average."""
+        return (self.constraint / self.tolerance**2 + 1).clamp(min=1e-12).log()
+
+    def squared_error(self, terms: Terms) -> Tensor:
+        """(B, F) squared errors that the constraint is about, summed over pixels."""
+        return terms.sse.mean(0)
+
+    def constrained_rmse(self, sse: Tensor, terms: Terms) -> Tensor:
+        """RMSE per pixel of (V, F) squared errors, of all frames together or, with a multiplier for each, (F,)."""
+        weight = terms.mask.to(sse).expand_as(sse)
+        dim = 0 if self.log_lambda.ndim else (0, 1)
+        return ((weight * sse).sum(dim) / (weight.sum(dim).clamp(min=1) * terms.dims)).sqrt()
+
+    def merit(self, numbers: dict) -> float:
+        """What best.pt is chosen by, larger is better: the lowest KL within the tolerance, else the lowest RMSE."""
+        worst = torch.as_tensor(numbers["valid/constraint_rmse"]).max().item() / self.tolerance
+        return -numbers["valid/kl_nats_per_frame"] if worst <= MET else -1e6 * worst
+
     def verdict(self) -> str:
         """`met` (RMSE within 5 % of the tolerance or below), `infeasible` (lambda at its upper limit), or `not yet`."""
-        if (self.constraint <= NEAR * self.tolerance**2).all():  # a frame that no loss looks at stays at 0
+        error = self._seen(self.error() + self.gap)
+        if (error <= NEAR).all():
             return "met"
-        at_limit = self.log_lambda >= self.center + math.log(LAMBDA_RANGE) - 1e-9
-        return "infeasible" if (at_limit & (self.constraint > 0)).any() else "not yet"
+        at_limit = self._seen(self.rule.at_limit(self.log_lambda))
+        return "infeasible" if (at_limit & (error > 0)).any() else "not yet"
+
+    def steer(self, rmse: float | list[float]) -> None:
+        """Takes `constrained_rmse` of held-out clips in eval mode: from now on that is what lambda follows."""
+        squared = torch.as_tensor(rmse, dtype=torch.float64, device=self.gap.device).square()
+        gap = (squared / (self.constraint + self.tolerance**2)).log().clamp(-MAX_GAP, MAX_GAP)
+        self.gap.copy_(torch.where(self.n_updates > 0, gap, 0.0))
 
     def rmse(self) -> Tensor:
         """Per-pixel error that the moving average amounts to, of the worst frame with one multiplier per frame."""
@@ -155,8 +273,7 @@ class GecoIwae(Geco):
         value, log_w = bound(terms.log_ratio, excess, self.log_lambda.exp(), terms.mask)
         loss = -value.sum() / count_frames(terms)
 
-        weights = log_w.detach().softmax(0)[..., None]  # (K, B, 1)
-        weighted = (weights * terms.sse.detach()).sum(0)
+        weighted = (log_w.detach().softmax(0)[..., None] * terms.sse.detach()).sum(0)  # (B, F)
         chosen = weighted if self.constraint_on == "iw" else terms.sse.detach().mean(0)
         now, average, count = self._constraint(terms, chosen)
         loss = loss + self._penalty(average - now, count, terms)  # a constant: as GECO's, the value is the average's

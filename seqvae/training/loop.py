@@ -171,14 +171,15 @@ def run(
                 saving = done or step % cfg.run.checkpoint_every == 0
                 if (saving or signal_number) and not trainer.weights_are_finite():
                     raise TrainingFailed(_broken(run_dir, f"step {step} left weights, and so a"))
+                if saving:
+                    validated = distributed.on_main(lambda: trainer.validate(valid_clips))
+                    better = trainer.note_validation(validated)
                 if main and saving:
-                    validated = trainer.validate(valid_clips)
                     logger.log(step, validated)
                     numbers = {name: value for name, value in validated.items() if not isinstance(value, list)}
                     words = ", ".join(f"{name.split('/')[1]} {value:.4g}" for name, value in numbers.items())
                     for sentence in (f"step {step}/{cfg.optim.steps}  validation: {words}", *trainer.warnings()):
                         tqdm.write(sentence)
-                    better = trainer.note_best(next(v for name, v in validated.items() if "/elbo" in name))
                     checkpoint.save(checkpoints, trainer.state(), best=better)
                 elif main and signal_number:
                     checkpoint.save(checkpoints, trainer.state(), best=False)

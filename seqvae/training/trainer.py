@@ -21,8 +21,9 @@ from seqvae import distributed
 from seqvae.config import ComputeConfig, OptimConfig, RunConfig
 from seqvae.diagnostics import active_units
 from seqvae.gaussian import Gaussian, keyed_noise
+from seqvae.likelihoods.gaussian import gaussian_log_prob
 from seqvae.models import Prediction, VideoModel
-from seqvae.objectives import Geco, Numbers, Terms, bits_per_dim, masked_mean
+from seqvae.objectives import Geco, Numbers, Terms, bits_per_dim, iwae_bound, masked_mean, sum_frames
 from seqvae.training.recompute import frozen_statistics, recompute_in_backward
 from seqvae.training.terms import FrameTerms, batch_terms, complete, frame_terms
 from seqvae.visualize import Panel, write_animation_grid, write_strip
@@ -105,7 +106,7 @@ class Trainer:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.cfg, self.device = cfg, device
         self.model, self.objective = model.to(device), objective.to(device)
-        self.step, self.best = 0, -math.inf  # finished optimizer steps; highest validation ELBO so far
+        self.step, self.best = 0, -math.inf  # finished optimizer steps; the best validation's `merit`
         self.counters = torch.zeros(3, dtype=torch.int64, device=device)  # skipped, streak, longest streak
         groups = model.parameter_groups()
         if sigma := list(model.likelihood.parameters()):
@@ -119,6 +120,9 @@ class Trainer:
             model.compile_parts()
         if cfg.compute.checkpoint_activations:  # around what is compiled, as the model calls it
             recompute_in_backward(model)
+        # Steps from each one on to the end, each weighed by its learning rate: how much learning is still to come.
+        rates = [learning_rate(cfg.optim, step) / cfg.optim.lr for step in range(cfg.optim.steps)]
+        self.remaining = [*np.cumsum(rates[::-1])[::-1].tolist(), 0.0]
         self.network = distributed.parallel(self.model, device)  # what is called in training
 
         self.n_drawn = cfg.data.n_drawn
@@ -204,12 +208,13 @@ class Trainer:
                 nn.utils.clip_grad_norm_(group["params"], limit)
         finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
 
+        lr = learning_rate(self.cfg.optim, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["scale"] * learning_rate(self.cfg.optim, self.step)
+            group["lr"] = group["scale"] * lr
         self.optimizer.found_inf = (~finite).float()  # fused Adam leaves weights and moments alone where it is 1
         self.optimizer.step()
         self.model.likelihood.after_step()
-        self.objective.after_step()
+        self.objective.after_step(lr / self.cfg.optim.lr, self.remaining[min(self.step, self.cfg.optim.steps - 1) + 1])
         for buffer, old in zip(buffers, before):
             buffer.copy_(torch.where(finite, buffer, old))
         if self.ema is not None:
@@ -217,8 +222,12 @@ class Trainer:
             decay = min(self.cfg.optim.ema, (1 + self.step) / (10 + self.step))
             for average, weight in zip(self.ema.parameters(), self.model.parameters()):
                 average.lerp_(weight.detach(), (1 - decay) * finite.to(weight.dtype))
+            # A norm's running statistics belong to the weights, so they are averaged alike.
             for average, buffer in zip(self.ema.buffers(), self.model.buffers()):
-                average.copy_(buffer)
+                if buffer.is_floating_point():
+                    average.lerp_(buffer, (1 - decay) * finite.to(buffer.dtype))
+                else:
+                    average.copy_(buffer)
         skipped, streak, longest = self.counters
         streak = torch.where(finite, 0, streak + 1)
         self.counters = torch.stack([skipped + ~finite, streak, torch.maximum(longest, streak)])
@@ -285,7 +294,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, clips: Dataset) -> dict[str, float | list[float]]:
-        """RMSE, KL, ELBO and the latents' use on held-out clips, sampled z, eval mode; calibrates the decoder's sigma.
+        """RMSE, KL, bounds and the latents' use on held-out clips, sampled z, eval mode; calibrates the decoder's sigma.
 
         A decoder whose sigma is not learned by gradients (fixed, as for GECO, or analytic) has its ELBO quoted at the
         sigma that is best over these very clips, and stores it (`calibrate`) for evaluation; so runs compare, and the
@@ -295,30 +304,38 @@ class Trainer:
         n_clips = min(self.cfg.run.n_valid, len(clips))
         generator = torch.Generator(self.device)
         generator.manual_seed(self.cfg.run.seed)
-        totals, count, latents = torch.zeros(3, dtype=torch.float64, device=self.device), 0.0, []
+        whole, constrained, latents = [], [], []
         for start in range(0, n_clips, batch):
             chosen = range(start, min(start + batch, n_clips))
             video = as_float(torch.stack([clips[i] for i in chosen]), self.device)
-            noise = keyed_noise(self.cfg.run.seed, chosen, [0], self.n_drawn, model.z_dim).to(self.device)
+            noise = keyed_noise(self.cfg.run.seed, chosen, range(self.n_importance), self.n_drawn, model.z_dim)
+            noise = noise.to(self.device)
             out, terms = self.terms(model, video, noise, generator)
-            sums = [masked_mean(x, self.mask) * len(video) for x in (terms.sse, terms.kl.sum(-1), terms.log_density)]
-            totals, count = totals + torch.stack(sums), count + len(video)
+            whole.append((terms.sse, terms.log_ratio, terms.log_density, terms.kl.sum(-1)[None]))
+            if isinstance(self.objective, Geco):
+                constrained.append(self.objective.squared_error(terms))
             if out.q is not None:
                 q, p = out.latents()
                 latents.append((q.mu, p.mu, p.logvar, terms.kl))
-        sse, kl, log_density = (totals / count).tolist()
-        mse = sse / terms.dims
+        sse, log_ratio, log_density, kl = (torch.cat(parts, dim=1) for parts in zip(*whole))  # (K or 1, V, F)
+        mse, rate = ((masked_mean(x, self.mask).item()) for x in (sse / terms.dims, kl))
         model.likelihood.calibrate(mse)
-        name, elbo = "elbo_nats_per_frame", log_density - kl
+        suffix = "nats_per_frame"
         if model.likelihood.calibrates:
-            name = "elbo_at_best_sigma_nats_per_frame"
-            elbo = -0.5 * terms.dims * (math.log(2 * math.pi * max(mse, 1e-12)) + 1) - kl
+            suffix = "at_best_sigma_nats_per_frame"
+            log_density = gaussian_log_prob(sse, terms.dims, max(mse, 1e-12))
+        elbo = masked_mean(log_density, self.mask).item() - rate
         numbers = {
             "valid/rmse": math.sqrt(mse),
-            "valid/kl_nats_per_frame": kl,
-            f"valid/{name}": elbo,
+            "valid/kl_nats_per_frame": rate,
+            f"valid/elbo_{suffix}": elbo,
             "valid/bits_per_dim": bits_per_dim(elbo, terms.dims, terms.bits_offset),
         }
+        if len(sse) > 1:
+            log_w = sum_frames(log_density + log_ratio, self.mask)
+            numbers[f"valid/iwae_{suffix}"] = (iwae_bound(log_w).mean() / self.mask.sum()).item()
+        if constrained:
+            numbers["valid/constraint_rmse"] = self.objective.constrained_rmse(torch.cat(constrained), terms).tolist()
         if latents:
             q_mu, p_mu, p_logvar, per_latent = (torch.cat(parts) for parts in zip(*latents))
             numbers["valid/active_units"] = (
@@ -355,10 +372,16 @@ class Trainer:
         write_animation_grid(path, rows, n_past)
         return path
 
-    def note_best(self, elbo: float) -> bool:
-        """Whether this is the highest validation ELBO so far; remembers it."""
-        better = elbo > self.best
-        self.best = elbo if better else self.best
+    def note_validation(self, numbers: dict[str, float | list[float]]) -> bool:
+        """Steers GECO by the error on held-out clips; returns whether this is the best validation so far.
+
+        Every process calls it with the numbers that process 0 found.
+        """
+        if isinstance(self.objective, Geco):
+            self.objective.steer(numbers["valid/constraint_rmse"])
+        merit = self.objective.merit(numbers)
+        better = merit > self.best
+        self.best = merit if better else self.best
         return better
 
     def status(self) -> dict[str, float | list[float]]:
