@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets import load_dataset
+from datasets.download import one_line
 from datasets.moving_mnist import SimulatedDigits
 from datasets.oracle import oracle_futures
 from datasets.video_folder import read_video
@@ -506,9 +507,10 @@ def load_model(
     try:
         first = next(weight for name, weight in weights.items() if name.startswith("encoder."))  # (out, C, k, k)
         model = build_model(cfg, first.shape[1])
+        checkpoint.check_like(weights, model.state_dict(), "weights")
         model.load_state_dict(weights)
-    except (RuntimeError, StopIteration):
-        raise ValueError(f"{path} is of another model than {run_dir}/config.json describes") from None
+    except (RuntimeError, StopIteration, IndexError, ValueError) as error:
+        raise ValueError(f"{path} is not of the model in {run_dir}/config.json ({one_line(error)})") from None
     return model.to(device).eval(), state
 
 

@@ -127,7 +127,9 @@ def prepare(cfg: RunConfig, device: torch.device) -> tuple[Trainer, Dataset, Dat
     trainer = build_trainer(cfg, train_clips.channels, device)
     state, note = distributed.on_main(lambda: saved_state(Path(cfg.run_dir)))
     if state is not None:
-        trainer.load(state)
+        distributed.on_all(lambda: trainer.load(state))
+        if note:
+            distributed.on_main(lambda: checkpoint.set_aside_damaged(Path(cfg.run_dir) / "checkpoints"))
         distributed.say(note or f"going on from {cfg.run_dir}, step {trainer.step}")
     elif cfg.init_from is not None:
         init_from(trainer, Path(cfg.init_from))

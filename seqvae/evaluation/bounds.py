@@ -20,6 +20,7 @@ from seqvae.metrics.best_of_n import over_videos
 from seqvae.metrics.frame import without_tf32
 from seqvae.objectives import bits_per_dim, build_objective, iwae_bound
 from seqvae.objectives.base import effective_samples
+from seqvae.training.checkpoint import check_like
 from seqvae.training.terms import Model, batch_terms
 from seqvae.training.trainer import as_float
 
@@ -162,6 +163,7 @@ def training_facts(cfg: RunConfig, model: Model, state: dict) -> dict[str, objec
         objective = build_objective(
             cfg.objective, n_frames=cfg.data.n_drawn, dims=model.channels * cfg.data.image_size**2
         )
+        check_like(state["objective"], objective.state_dict(), "the checkpoint's objective")
         objective.load_state_dict(state["objective"])
         status = {name.split("/")[1]: value.tolist() for name, value in objective.status().items()}
         facts["geco"] = {

@@ -191,10 +191,12 @@ def run(
 
 
 def _broken(run_dir: Path, what: str) -> str:
-    last = run_dir / "checkpoints" / "last.pt"
-    kept = (
-        f"{last} (step {checkpoint.load(last)['step']}) is the last checkpoint" if last.exists() else "none was saved"
-    )
+    last, kept = run_dir / "checkpoints" / "last.pt", "no checkpoint was saved"
+    if last.exists():
+        try:
+            kept = f"{last} (step {checkpoint.load(last)['step']}) is the last checkpoint"
+        except ValueError as error:
+            kept = str(error)
     return (
         f"{what} loss or gradient that is not finite; {kept}; start anew in another --run-dir, with a lower --optim.lr "
         f"or with --optim.grad-clip{f' (--init-from {run_dir} keeps the weights)' if last.exists() else ''}"
