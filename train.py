@@ -32,6 +32,7 @@ from seqvae.presets import PRESETS
 from seqvae.provenance import provenance
 from seqvae.training import checkpoint
 from seqvae.training.checkpoint import write_atomically
+from seqvae.training.lock import RunLock
 from seqvae.training.logger import LoggingFailed
 from seqvae.training.loop import TrainingFailed, run
 from seqvae.training.trainer import Trainer, choose_device, resolve_amp
@@ -39,17 +40,20 @@ from seqvae.training.trainer import Trainer, choose_device, resolve_amp
 
 def main(argv: list[str]) -> int:
     """Exit code: 0 done or stopped by a signal, 1 the run failed, 2 the settings or the data are wrong."""
+    lock = RunLock()
     try:
-        code = train(argv)
+        code = train(argv, lock)
     except distributed.PeerLost as error:
         print(f"train.py: {error}; the same command goes on from the last checkpoint", file=sys.stderr)
         return 1
+    finally:
+        lock.release()
     if code != 1:  # then others may not be there any more
         distributed.stop()
     return code
 
 
-def train(argv: list[str]) -> int:
+def train(argv: list[str], lock: RunLock) -> int:
     """Exit code; PeerLost when another process of this run has ended."""
     try:
         cfg = parse(argv)
@@ -61,13 +65,15 @@ def train(argv: list[str]) -> int:
         device = distributed.on_all(lambda: choose_device(cfg.compute.device, "--compute.device"))
         if device.index is not None:
             torch.cuda.set_device(device)
+        run_dir = Path(cfg.run_dir)
+        if (run_dir / "config.json").exists():  # a new run locks its folder once all of its settings have passed
+            distributed.on_main(lambda: lock.acquire(run_dir))
         trainer, train_clips, valid_clips = prepare(cfg, device)
         source = distributed.on_all(lambda: clip_source(cfg, train_clips, device))
-        run_dir = Path(cfg.run_dir)
         if trainer.step >= cfg.optim.steps:
             distributed.say(f"{run_dir} is finished at step {trainer.step}; raise --optim.steps to go on")
             return 0
-        distributed.on_main(lambda: run_dir.mkdir(parents=True, exist_ok=True))
+        distributed.on_main(lambda: make_run_dir(run_dir, lock))
     except (ValueError, FileNotFoundError) as error:
         distributed.say(f"train.py: {error}", file=sys.stderr)
         return 2
@@ -152,6 +158,15 @@ def clip_source(cfg: RunConfig, clips: Dataset, device: torch.device) -> BatchMa
     if source is None and wanted == "device":
         raise ValueError(f"clips of {cfg.data.name} cannot be made on the device; pass --compute.data auto or host")
     return source
+
+
+def make_run_dir(run_dir: Path, lock: RunLock) -> None:
+    """Make the folder if it is missing, and lock it; ValueError if another process did so meanwhile."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    new = lock.file is None
+    lock.acquire(run_dir)
+    if new and (run_dir / "config.json").exists():
+        raise ValueError(f"another process has just started {run_dir}; run the same command again to resume it")
 
 
 def check_run_dir(cfg: RunConfig) -> None:
