@@ -66,8 +66,7 @@ def train(argv: list[str], lock: RunLock) -> int:
         if device.index is not None:
             torch.cuda.set_device(device)
         run_dir = Path(cfg.run_dir)
-        if (run_dir / "config.json").exists():  # a new run locks its folder once all of its settings have passed
-            distributed.on_main(lambda: lock.acquire(run_dir))
+        distributed.on_main(lambda: lock_existing(run_dir, lock))
         trainer, train_clips, valid_clips = prepare(cfg, device)
         source = distributed.on_all(lambda: clip_source(cfg, train_clips, device))
         if trainer.step >= cfg.optim.steps:
@@ -158,6 +157,12 @@ def clip_source(cfg: RunConfig, clips: Dataset, device: torch.device) -> BatchMa
     if source is None and wanted == "device":
         raise ValueError(f"clips of {cfg.data.name} cannot be made on the device; pass --compute.data auto or host")
     return source
+
+
+def lock_existing(run_dir: Path, lock: RunLock) -> None:
+    """Lock the folder of a run that is resumed; a new run locks its folder once its settings and data have passed."""
+    if (run_dir / "config.json").exists():
+        lock.acquire(run_dir)
 
 
 def make_run_dir(run_dir: Path, lock: RunLock) -> None:
