@@ -403,14 +403,15 @@ def prepare_file(args: EvalConfig, path: Path, device: torch.device) -> Evaluati
 def prepare_clip(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.device) -> Evaluation:
     """Futures of the person's own clip, cropped and scaled to the model's size; grey for a model of grey pictures."""
     model, _ = load_model(args, run_dir, cfg, device)
-    frames = torch.from_numpy(read_video(args.clip, cfg.data.image_size, cfg.data.stride or 1))  # (T, S, S, 3) uint8
+    lengths = {"n_past": cfg.data.n_past, "n_future": args.n_future or cfg.data.n_future}
+    read = read_video(args.clip, cfg.data.image_size, cfg.data.stride or 1, max_frames=sum(lengths.values()))
+    frames = torch.from_numpy(read)  # (T, S, S, 3) uint8
     video = frames.permute(0, 3, 1, 2)
     if model.channels == 1:
         video = video.float().mean(1, keepdim=True).round().byte()
     if len(video) < cfg.data.n_past:
         raise ValueError(f"--clip {args.clip} has {len(video)} frames, and the model looks at {cfg.data.n_past}")
-    out = place(args, run_dir, run_dir / "evaluation", f"clip_{args.clip.stem}")
-    lengths = {"n_past": cfg.data.n_past, "n_future": args.n_future or cfg.data.n_future}
+    out = place(args, run_dir, run_dir / "evaluation", f"clip_{args.clip.name}")
     n_samples = (args.n_samples or 4) if model.z_dim else 1
     pictures = dict(formats=args.formats, scale=args.gif_scale)
     return Evaluation(

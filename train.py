@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -39,7 +40,10 @@ from seqvae.training.trainer import Trainer, choose_device, resolve_amp
 
 
 def main(argv: list[str]) -> int:
-    """Exit code: 0 done or stopped by a signal, 1 the run failed, 2 the settings or the data are wrong."""
+    """Exit code: 0 done, 1 the run failed, 2 the settings or the data are wrong, 128 + N saved and stopped by signal N.
+
+    So 130 follows Ctrl-C and 143 SIGTERM, as in a shell; the same command then resumes.
+    """
     lock = RunLock()
     try:
         code = train(argv, lock)
@@ -96,7 +100,7 @@ def train(argv: list[str], lock: RunLock) -> int:
         return failed(cfg, f"cannot write {error.filename or run_dir}: {error.strerror}; earlier checkpoints are whole")
     if signal_name is not None:
         distributed.say(f"{signal_name}: saved at step {trainer.step}; the same command goes on from there")
-        return 0
+        return 128 + signal.Signals[signal_name]
     for line in ending(trainer):
         distributed.say(line)
     distributed.say(f"{run_dir} is finished. Look at {run_dir}/samples, then: python evaluate.py {run_dir}")

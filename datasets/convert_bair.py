@@ -37,7 +37,7 @@ from tfrecord.example_pb2 import Example
 from tqdm import tqdm
 
 from datasets.bair import FRAME_SHAPE, N_FRAMES
-from datasets.download import one_line
+from datasets.download import failure, one_line
 
 URL = "http://rail.eecs.berkeley.edu/datasets/bair_robot_pushing_dataset_v0.tar"
 TAR_BYTES = 32_274_964_480
@@ -392,9 +392,7 @@ def main(arguments: list[str]) -> int:
     try:
         convert(download(args.src) if args.download else args.src, args.dst, args.camera, args.allow_partial)
     except (DataError, OSError) as error:
-        message = str(error) if isinstance(error, DataError) else one_line(error)
-        print(f"convert_bair: {message}", file=sys.stderr)
-        return 2
+        return failure("convert_bair", error)
     except KeyboardInterrupt:
         print("convert_bair: stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -1,8 +1,10 @@
 """Files that torchvision downloads, checksums verified: each is whole or absent, and what goes wrong fits one line."""
 
 import contextlib
+import errno
 import io
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from http.client import HTTPException
@@ -15,6 +17,13 @@ DATA_ERRORS = (RuntimeError, OSError, EOFError, HTTPException, AssertionError, V
 def one_line(error: Exception) -> str:
     """An error on one line, with its type."""
     return " ".join(f"{type(error).__name__} {error}".split())
+
+
+def failure(program: str, error: Exception) -> int:
+    """Print the error on one line; returns the exit code: 1 for a full disk, 2 for data or arguments that are wrong."""
+    message = str(error) if isinstance(error, ValueError | FileNotFoundError) else one_line(error)
+    print(f"{program}: {message}", file=sys.stderr)
+    return 1 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else 2
 
 
 def download_beside(root: Path, fetch: Callable[[str], object], files: Iterable[str | Path]) -> None:
@@ -38,7 +47,8 @@ def download_command(
 ) -> None:
     """`python -m module ROOT`: exits with one line unless `what` is whole in ROOT/folder afterwards."""
     if len(arguments) != 1:
-        raise SystemExit(f"usage: python -m {module} ROOT")
+        print(f"usage: python -m {module} ROOT", file=sys.stderr)
+        sys.exit(2)
     root = Path(arguments[0])
     try:
         try:
@@ -47,5 +57,5 @@ def download_command(
             download(root)
             read(root)
     except DATA_ERRORS as error:
-        raise SystemExit(f"no {what} in {root / folder}: {one_line(error)}") from None
+        sys.exit(failure(f"{module}: no {what} in {root / folder}", error))
     print(f"{what} is in {root / folder}")

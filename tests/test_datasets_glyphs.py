@@ -1,6 +1,7 @@
 """Glyph tables: contents, separation of the splits, and what happens when MNIST cannot be had."""
 
 import os
+import re
 import time
 from pathlib import Path
 from urllib.error import URLError
@@ -76,7 +77,7 @@ def test_missing_mnist_without_network_is_one_line_with_the_remedies(name, tmp_p
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x00\x08\x03" + bytes(12), bytes(100), "short"])
-def test_damaged_mnist_is_one_line_with_the_remedies(content, tmp_path, offline):
+def test_damaged_mnist_is_one_line_with_the_remedies(content, tmp_path, offline, capsys):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name in MNIST_FILES:
@@ -87,8 +88,9 @@ def test_damaged_mnist_is_one_line_with_the_remedies(content, tmp_path, offline)
     ) as error:
         load_glyphs("mnist", tmp_path, "train", 28)
     assert "\n" not in str(error.value) and error.value.__suppress_context__
-    with pytest.raises(SystemExit, match="no MNIST in .*no network"):
+    with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path)])
+    assert re.search("no MNIST in .*no network.*$", capsys.readouterr().err)
 
 
 def test_download_command_replaces_damaged_files_and_keeps_whole_ones(mnist_root, tmp_path, monkeypatch, capsys):
@@ -114,6 +116,7 @@ def test_download_command_replaces_damaged_files_and_keeps_whole_ones(mnist_root
     main([str(tmp_path)])
 
 
-def test_download_command_without_a_folder_says_how_it_is_used():
-    with pytest.raises(SystemExit, match="usage: python -m datasets.glyphs ROOT"):
+def test_download_command_without_a_folder_says_how_it_is_used(capsys):
+    with pytest.raises(SystemExit, match="2"):
         main([])
+    assert capsys.readouterr().err == "usage: python -m datasets.glyphs ROOT\n"
