@@ -21,18 +21,42 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO, Literal
 
 import numpy as np
+from pydantic import Field, TypeAdapter
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from datasets.bouncing import SPLITS, check_int
-from datasets.download import failure, one_line
+from datasets.download import failure, one_line, read_json
 from datasets.video_folder import ANIMATIONS, FRAMES, MOVIES, frame_files, read_video, require_pyav, visible
 
 FORMAT = 2  # of the files written; a new number makes caches of older code be made again
 CACHE = ".seqvae_cache"
 MIN_FRAMES = 2  # one picture is no video
+
+
+class Video(TypedDict):
+    name: str
+    split: Literal["train", "valid", "test"]
+    frames: Annotated[int, Field(ge=1, lt=2**40)]
+
+
+class Index(TypedDict):
+    """What videos_S_R.json holds."""
+
+    format: Literal[FORMAT]
+    image_size: Annotated[int, Field(ge=1, lt=2**20)]
+    stride: Annotated[int, Field(ge=1)]
+    min_frames: Annotated[int, Field(ge=1)]
+    fingerprint: str
+    source: str
+    videos: Annotated[list[Video], Field(min_length=1)]
+    skipped: list[dict[str, str]]
+
+
+INDEX = TypeAdapter(Index)
 
 
 def find_index(root: Path, image_size: int, stride: int) -> Path:
@@ -257,15 +281,9 @@ def array_path(index: Path) -> Path:
     return index.with_suffix(".npy")
 
 
-def read_index(index: Path) -> dict:
-    """What the index says; ValueError if it is none of ours."""
-    try:
-        facts = json.loads(index.read_text())
-        if facts["format"] != FORMAT:
-            raise ValueError(f"format {facts['format']}, expected {FORMAT}")
-        return facts
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{index} is no index of converted videos ({error}); delete it and convert again") from None
+def read_index(index: Path) -> Index:
+    """What the index says; ValueError if it is not one of ours."""
+    return read_json(index, INDEX, "delete it and convert again")
 
 
 def is_current(index: Path, fingerprint: str) -> bool:

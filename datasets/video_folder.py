@@ -17,7 +17,7 @@ from numpy import ndarray
 from PIL import Image, ImageOps
 
 from datasets.bouncing import SPLITS, check_int
-from datasets.download import one_line
+from datasets.download import one_line, open_array
 from datasets.moving_mnist import N_CLIPS, ClipDataset
 
 ANIMATIONS = (".gif", ".png", ".apng", ".webp")  # Pillow reads these
@@ -232,10 +232,10 @@ def _open(index: Path, fingerprint: str, split: str, seq_len: int) -> tuple[np.m
         note = f"{n_short} of {mine.sum()} {split} videos have fewer than {seq_len} frames and are left out"
         print(f"{facts['source']}: {note}", file=sys.stderr)
     try:
-        frames = np.load(array, mmap_mode="r")
+        frames = open_array(array, "r")
         if frames.shape != (lengths.sum(), facts["image_size"], facts["image_size"], 3) or frames.dtype != np.uint8:
             raise ValueError(f"{frames.shape} {frames.dtype} is not what {index.name} says")
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{array} is damaged ({one_line(error)}); delete {index} and convert again") from None
     return frames, (np.cumsum(lengths) - lengths)[usable], np.cumsum(lengths[usable] - seq_len + 1)
 

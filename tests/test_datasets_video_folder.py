@@ -616,9 +616,15 @@ def test_arrays_that_do_not_fit_their_index_are_refused(tmp_path):
         load(tmp_path)
     array.write_bytes(whole)
     assert len(load(tmp_path, "test")) == 4
-    (tmp_path / "videos_16_1.json").write_text("{}")
-    with pytest.raises(ValueError, match="videos_16_1.json is no index of converted videos"):
-        load(tmp_path)
+    index = tmp_path / "videos_16_1.json"
+    facts = json.loads(index.read_text())
+    for content in (b"{}", b"[" * 200_000, b"\xff", b"[1]", *(json.dumps(facts | {k: None}).encode() for k in facts)):
+        index.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"videos_16_1.json is damaged \(.*\); delete it and convert again"
+        ) as error:
+            load(tmp_path)
+        assert "\n" not in str(error.value)
 
 
 def test_a_failed_conversion_leaves_nothing_under_the_final_names(tmp_path, monkeypatch):

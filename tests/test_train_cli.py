@@ -347,6 +347,18 @@ def test_a_run_folder_of_other_settings_is_refused_with_both_values(tmp_path, ca
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"[" * 200_000, b"\xff", b"3", b'{"config": 3}', b'{"config": {"data": {"x": 1}}}']
+)
+def test_damaged_settings_are_one_line(content, tmp_path, capsys):
+    (tmp_path / "config.json").write_bytes(content)
+    for command, arguments in ((train.main, [*GECO, "--run-dir"]), (evaluate.main, [])):
+        assert command([*arguments, str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert "config.json is" in error and error.count(chr(10)) == 1
+    assert (tmp_path / "config.json").read_bytes() == content
+
+
 def test_unreadable_checkpoints_and_no_cuda_are_refused(tmp_path, capsys):
     assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
     for name in ("last", "previous"):
