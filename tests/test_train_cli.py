@@ -121,6 +121,28 @@ def test_a_signal_saves_and_ends_cleanly(name, tmp_path):
     assert read_metrics(metrics)[-1]["step"] == step
 
 
+def test_a_kill_between_picture_and_checkpoint_loses_neither_and_means_start_anew_at_checkpoints(tmp_path, monkeypatch):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    command = [*GECO, "--run.log-every", "2", "--run.sample-every", "3", "--optim.schedule", "constant"]
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert train.main([*command, "--run-dir", str(whole), "--optim.steps", "8"]) == 0
+    assert train.main([*command, "--run-dir", str(resumed), "--optim.steps", "3"]) == 0
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train.checkpoint, "save", killed)
+        train.main([*command, "--run-dir", str(resumed), "--optim.steps", "8"])
+    assert final(resumed)["step"] == 3 and (resumed / "samples" / "step_0000006.gif").exists()
+    assert train.main([*command, "--run-dir", str(resumed), "--optim.steps", "8"]) == 0
+    for path in (whole / "samples").iterdir():
+        assert path.read_bytes() == (resumed / "samples" / path.name).read_bytes()
+    lines = [
+        [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder / "metrics.jsonl")]
+        for folder in (whole, resumed)
+    ]
+    assert lines[0] == lines[1] and [line["step"] for line in lines[0]] == [2, 3, 3, 4, 6, 6, 8, 8]
+
+
 def test_a_run_leaves_what_the_readme_says(tmp_path, capsys):
     assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.pt", "last.pt", "previous.pt"]
