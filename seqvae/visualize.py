@@ -138,7 +138,7 @@ def _encode_gif(pictures: np.ndarray, fps: float, palette: Image.Image) -> bytes
 def _encode_apng(pictures: np.ndarray, fps: float) -> bytes:
     duration = _durations(len(pictures), round(1000 / fps))
     options = dict(plugin="pillow", is_batch=True, format="PNG", duration=duration, loop=0)
-    return iio.imwrite("<bytes>", pictures, **options)
+    return iio.imwrite("<bytes>", pictures, extension=".png", **options)
 
 
 def _encode_mp4(pictures: np.ndarray, fps: float) -> bytes:

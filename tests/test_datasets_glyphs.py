@@ -1,5 +1,6 @@
 """Glyph tables: contents, separation of the splits, and what happens when MNIST cannot be had."""
 
+import gzip
 import os
 import re
 import time
@@ -114,6 +115,28 @@ def test_download_command_replaces_damaged_files_and_keeps_whole_ones(mnist_root
 
     monkeypatch.setattr(torchvision.datasets.mnist, "download_and_extract_archive", fail)
     main([str(tmp_path)])
+
+
+def test_gz_files_are_read_as_they_are_and_damage_is_named(mnist_root, tmp_path, offline):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte"):
+        (raw / f"{name}.gz").write_bytes(gzip.compress((mnist_root / "MNIST" / "raw" / name).read_bytes(), 1))
+    before = sorted(raw.iterdir())
+    for split in ("train", "valid", "test"):
+        np.testing.assert_array_equal(*(load_glyphs("mnist", root, split, 28) for root in (mnist_root, tmp_path)))
+    assert sorted(raw.iterdir()) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"text", gzip.compress(b"other digits"), gzip.compress(bytes(99))[:20]])
+def test_gz_files_that_are_not_mnist_are_refused(content, tmp_path, offline):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"):
+        (raw / name).write_bytes(content)
+    with pytest.raises(FileNotFoundError, match="no usable MNIST.*; download it with") as error:
+        load_glyphs("mnist", tmp_path, "test", 28)
+    assert "\n" not in str(error.value)
 
 
 def test_download_command_without_a_folder_says_how_it_is_used(capsys):
