@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets import load_dataset
+from datasets.download import one_line
 from datasets.moving_mnist import SimulatedDigits
 from datasets.oracle import oracle_futures
 from datasets.video_folder import read_video
@@ -400,14 +401,15 @@ def prepare_file(args: EvalConfig, path: Path, device: torch.device) -> Evaluati
 def prepare_clip(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.device) -> Evaluation:
     """Futures of the person's own clip, cropped and scaled to the model's size; grey for a model of grey pictures."""
     model, _ = load_model(args, run_dir, cfg, device)
-    frames = torch.from_numpy(read_video(args.clip, model.image_size, cfg.data.stride or 1))  # (T, S, S, 3) uint8
+    lengths = {"n_past": cfg.data.n_past, "n_future": args.n_future or cfg.data.n_future}
+    read = read_video(args.clip, model.image_size, cfg.data.stride or 1, max_frames=sum(lengths.values()))
+    frames = torch.from_numpy(read)  # (T, S, S, 3) uint8
     video = frames.permute(0, 3, 1, 2)
     if model.channels == 1:
         video = video.float().mean(1, keepdim=True).round().byte()
     if len(video) < cfg.data.n_past:
         raise ValueError(f"--clip {args.clip} has {len(video)} frames, and the model looks at {cfg.data.n_past}")
-    out = place(args, run_dir, run_dir / "evaluation", f"clip_{args.clip.stem}")
-    lengths = {"n_past": cfg.data.n_past, "n_future": args.n_future or cfg.data.n_future}
+    out = place(args, run_dir, run_dir / "evaluation", f"clip_{args.clip.name}")
     n_samples = (args.n_samples or 4) if model.has_latent else 1
     pictures = dict(formats=args.formats, scale=args.gif_scale)
     return Evaluation(
@@ -503,9 +505,11 @@ def load_model(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.de
         raise ValueError(another)
     model = build_model(cfg, state["channels"])
     try:
-        model.load_state_dict(state["ema"] or state["model"])
-    except RuntimeError:
-        raise ValueError(another) from None
+        weights = state["ema"] or state["model"]
+        checkpoint.check_like(weights, model.state_dict(), "weights")
+        model.load_state_dict(weights)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{another} ({one_line(error)})") from None
     return model.to(device).eval(), state
 
 

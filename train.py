@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -32,24 +33,31 @@ from seqvae.presets import PRESETS
 from seqvae.provenance import provenance
 from seqvae.training import checkpoint
 from seqvae.training.checkpoint import write_atomically
+from seqvae.training.lock import RunLock
 from seqvae.training.logger import LoggingFailed
 from seqvae.training.loop import TrainingFailed, run
 from seqvae.training.trainer import Trainer, choose_device, resolve_amp
 
 
 def main(argv: list[str]) -> int:
-    """Exit code: 0 done or stopped by a signal, 1 the run failed, 2 the settings or the data are wrong."""
+    """Exit code: 0 done, 1 the run failed, 2 the settings or the data are wrong, 128 + N saved and stopped by signal N.
+
+    So 130 follows Ctrl-C and 143 SIGTERM, as in a shell; the same command then resumes.
+    """
+    lock = RunLock()
     try:
-        code = train(argv)
+        code = train(argv, lock)
     except distributed.PeerLost as error:
         print(f"train.py: {error}; the same command goes on from the last checkpoint", file=sys.stderr)
         return 1
+    finally:
+        lock.release()
     if code != 1:  # then others may not be there any more
         distributed.stop()
     return code
 
 
-def train(argv: list[str]) -> int:
+def train(argv: list[str], lock: RunLock) -> int:
     """Exit code; PeerLost when another process of this run has ended."""
     try:
         cfg = parse(argv)
@@ -61,13 +69,14 @@ def train(argv: list[str]) -> int:
         device = distributed.on_all(lambda: choose_device(cfg.compute.device, "--compute.device"))
         if device.index is not None:
             torch.cuda.set_device(device)
+        run_dir = Path(cfg.run_dir)
+        distributed.on_main(lambda: lock_existing(run_dir, lock))
         trainer, train_clips, valid_clips = prepare(cfg, device)
         source = distributed.on_all(lambda: clip_source(cfg, train_clips, device))
-        run_dir = Path(cfg.run_dir)
         if trainer.step >= cfg.optim.steps:
             distributed.say(f"{run_dir} is finished at step {trainer.step}; raise --optim.steps to go on")
             return 0
-        distributed.on_main(lambda: run_dir.mkdir(parents=True, exist_ok=True))
+        distributed.on_main(lambda: make_run_dir(run_dir, lock))
     except (ValueError, FileNotFoundError) as error:
         distributed.say(f"train.py: {error}", file=sys.stderr)
         return 2
@@ -91,7 +100,7 @@ def train(argv: list[str]) -> int:
         return failed(cfg, f"cannot write {error.filename or run_dir}: {error.strerror}; earlier checkpoints are whole")
     if signal_name is not None:
         distributed.say(f"{signal_name}: saved at step {trainer.step}; the same command goes on from there")
-        return 0
+        return 128 + signal.Signals[signal_name]
     for line in ending(trainer):
         distributed.say(line)
     distributed.say(f"{run_dir} is finished. Look at {run_dir}/samples, then: python evaluate.py {run_dir}")
@@ -128,7 +137,9 @@ def prepare(cfg: RunConfig, device: torch.device) -> tuple[Trainer, Dataset, Dat
     trainer = build_trainer(cfg, train_clips.channels, device)
     state, note = distributed.on_main(lambda: saved_state(Path(cfg.run_dir)))
     if state is not None:
-        trainer.load(state)
+        distributed.on_all(lambda: trainer.load(state))
+        if note:
+            distributed.on_main(lambda: checkpoint.set_aside_damaged(Path(cfg.run_dir) / "checkpoints"))
         distributed.say(note or f"going on from {cfg.run_dir}, step {trainer.step}")
     elif cfg.init_from is not None:
         init_from(trainer, Path(cfg.init_from))
@@ -151,6 +162,21 @@ def clip_source(cfg: RunConfig, clips: Dataset, device: torch.device) -> BatchMa
     if source is None and wanted == "device":
         raise ValueError(f"clips of {cfg.data.name} cannot be made on the device; pass --compute.data auto or host")
     return source
+
+
+def lock_existing(run_dir: Path, lock: RunLock) -> None:
+    """Lock the folder of a run that is resumed; a new run locks its folder once its settings and data have passed."""
+    if (run_dir / "config.json").exists():
+        lock.acquire(run_dir)
+
+
+def make_run_dir(run_dir: Path, lock: RunLock) -> None:
+    """Make the folder if it is missing, and lock it; ValueError if another process did so meanwhile."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    new = lock.file is None
+    lock.acquire(run_dir)
+    if new and (run_dir / "config.json").exists():
+        raise ValueError(f"another process has just started {run_dir}; run the same command again to resume it")
 
 
 def check_run_dir(cfg: RunConfig) -> None:

@@ -14,7 +14,7 @@ from numpy import ndarray
 from PIL import Image
 
 from datasets import bouncing
-from datasets.download import one_line
+from datasets.download import one_line, open_array
 from datasets.keyed import keyed_uniform
 from datasets.moving_mnist import N_CLIPS, ClipDataset
 
@@ -107,10 +107,10 @@ def open_videos(root: Path, published: str) -> "ndarray | PngVideos":
     if not path.exists() and (root / PNG_FOLDER / published).is_dir():
         return PngVideos(root / PNG_FOLDER / published)
     try:
-        videos = np.load(path, mmap_mode="c")  # read alone; but torch warns of memory it could not write to
+        videos = open_array(path, "c")  # read alone; but torch warns of memory it could not write to
         if videos.shape[1:] != (N_FRAMES, *FRAME_SHAPE) or videos.dtype != np.uint8:
             raise ValueError(f"it is {videos.shape} {videos.dtype}, expected (N, {N_FRAMES}, 64, 64, 3) uint8")
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"no usable BAIR in {path} ({one_line(error)}); make it with `python -m datasets.convert_bair SRC {root}`, "
             "SRC being the published tar or its folder; --help says how to download it"

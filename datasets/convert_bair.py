@@ -28,16 +28,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from http.client import HTTPException
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Annotated, BinaryIO, NamedTuple, NotRequired
 
 import numpy as np
 from crc32c import crc32c
 from google.protobuf.message import DecodeError
+from pydantic import Field, TypeAdapter
 from tfrecord.example_pb2 import Example
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from datasets.bair import FRAME_SHAPE, N_FRAMES
-from datasets.download import one_line
+from datasets.download import failure, one_line, read_json
 
 URL = "http://rail.eecs.berkeley.edu/datasets/bair_robot_pushing_dataset_v0.tar"
 TAR_BYTES = 32_274_964_480
@@ -53,6 +55,19 @@ ARRAYS = {
     "_positions": ((N_FRAMES, 3), "<f4"),
     "": ((N_FRAMES, *FRAME_SHAPE), "|u1"),
 }
+
+
+class State(TypedDict):
+    """What bair_{split}.json holds, and its .part while a conversion is under way."""
+
+    camera: str
+    videos: Annotated[int, Field(ge=0, lt=2**40)]
+    files: list[list[str | int]]  # RecordFile.identity
+    records: list[Annotated[int, Field(ge=0)]]  # of each file
+    sha256: NotRequired[dict[str, str]]  # of each array, once all are written
+
+
+STATE = TypeAdapter(State)
 
 
 class DataError(ValueError):
@@ -274,7 +289,9 @@ def read_state(path: Path, new: dict, files: list[RecordFile], arrays: list[Path
     """What a run before has noted, if it holds for the arrays and, as far as it got, for the files given now."""
     if not all(file.exists() for file in (path, *arrays)):
         return None
-    state = json.loads(path.read_text())
+    state = read_json(path, STATE, "delete it to start again")
+    if len(state["files"]) != len(state["records"]) or sum(state["records"]) != state["videos"]:
+        raise DataError(f"{path} is damaged (its counts do not add up); delete it to start again")
     if state["camera"] != new["camera"] or state["files"] != [file.identity() for file in files[: len(state["files"])]]:
         return None
     whole = all(array.stat().st_size >= size for array, size in zip(arrays, sizes(state["videos"]), strict=True))
@@ -374,7 +391,7 @@ def convert(src: Path, dst: Path, camera: str, allow_partial: bool) -> None:
             for file, n in zip((file for file in files if file.split == split), states[split]["records"], strict=True):
                 if n < file.n_promised:
                     print(f"  {file.name} has {n} of the {file.n_promised} records that its name promises")
-            for name, digest in states[split]["sha256"].items():
+            for name, digest in states[split].get("sha256", {}).items():
                 print(f"  {digest}  {dst / name}")
 
 
@@ -391,10 +408,8 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     try:
         convert(download(args.src) if args.download else args.src, args.dst, args.camera, args.allow_partial)
-    except (DataError, OSError) as error:
-        message = str(error) if isinstance(error, DataError) else one_line(error)
-        print(f"convert_bair: {message}", file=sys.stderr)
-        return 2
+    except (ValueError, OSError) as error:
+        return failure("convert_bair", error)
     except KeyboardInterrupt:
         print("convert_bair: stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -18,20 +18,45 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO, Literal
 
 import numpy as np
+from pydantic import Field, TypeAdapter
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from datasets.bouncing import SPLITS, check_int
-from datasets.download import one_line
+from datasets.download import failure, one_line, read_json
 from datasets.video_folder import ANIMATIONS, FRAMES, MOVIES, frame_files, read_video, require_pyav, visible
 
-FORMAT = 1  # of the files written; a new number makes caches of older code be made again
+FORMAT = 2  # of the files written; a new number makes caches of older code be made again
 CACHE = ".seqvae_cache"
 MIN_FRAMES = 2  # one picture is no video
+
+
+class Video(TypedDict):
+    name: str
+    split: Literal["train", "valid", "test"]
+    frames: Annotated[int, Field(ge=1, lt=2**40)]
+
+
+class Index(TypedDict):
+    """What videos_S_R.json holds."""
+
+    format: Literal[FORMAT]
+    image_size: Annotated[int, Field(ge=1, lt=2**20)]
+    stride: Annotated[int, Field(ge=1)]
+    min_frames: Annotated[int, Field(ge=1)]
+    fingerprint: str
+    source: str
+    videos: Annotated[list[Video], Field(min_length=1)]
+    skipped: list[dict[str, str]]
+
+
+INDEX = TypeAdapter(Index)
 
 
 def find_index(root: Path, image_size: int, stride: int) -> Path:
@@ -64,7 +89,8 @@ def find_index(root: Path, image_size: int, stride: int) -> Path:
 def convert(src: Path, dst: Path, image_size: int = 64, stride: int = 1, min_frames: int = MIN_FRAMES) -> Path:
     """Converts src's videos into dst, unless the same files were already; returns the index's path.
 
-    Videos that cannot be read, or have fewer than min_frames frames after the stride, are skipped and named.
+    Skipped and named: videos that cannot be read, have fewer than min_frames frames after the stride, or show the same
+    frames as another.
 
     Raises:
         FileNotFoundError: no such folder, or no videos in it.
@@ -72,7 +98,7 @@ def convert(src: Path, dst: Path, image_size: int = 64, stride: int = 1, min_fra
     """
     for name, value in (("image_size", image_size), ("stride", stride), ("min_frames", min_frames)):
         check_int(name, value, 1)
-    videos = find_videos(src)
+    videos, left_out = find_videos(src)
     for name in videos:
         if Path(name).suffix.lower() in MOVIES:
             require_pyav(src / name)
@@ -87,6 +113,7 @@ def convert(src: Path, dst: Path, image_size: int = 64, stride: int = 1, min_fra
         with replacing(array_path(index), index) as (array_part, index_part):
             with array_part.open("wb") as file:
                 converted, skipped = write_frames(file, src, videos, image_size, stride, min_frames)
+            skipped = left_out + skipped
             if len(converted) < len(SPLITS):
                 raise ValueError(too_few(src, len(converted), min_frames, skipped))
             splits = split_videos(converted)
@@ -97,32 +124,64 @@ def convert(src: Path, dst: Path, image_size: int = 64, stride: int = 1, min_fra
     return index
 
 
-def find_videos(src: Path) -> list[str]:
-    """Names, relative to src and with slashes, of its video files and of its folders of frames."""
+def find_videos(src: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Names, relative to src and with slashes, of its video files and folders of frames; what was skipped, and why.
+
+    Every file and folder counts once, however many links lead to it, and under its own name where it has one in src.
+    """
     check_folder(src)
-    names = sorted(path.relative_to(src).as_posix() for path in _search(src, top=True))
-    if names:
-        return names
+    found, skipped, seen = [], [], {}
+    folders, links = [src], []
+
+    def skip(path: Path, reason: str) -> None:
+        skipped.append({"name": path.relative_to(src).as_posix(), "reason": f"{path} {reason}"})
+
+    def is_new(path: Path) -> bool:
+        status = path.stat()
+        first = seen.setdefault((status.st_dev, status.st_ino), path)
+        if first != path:
+            skip(path, f"is {first} under another name")
+        return first == path
+
+    is_new(src)
+    while folders or links:
+        if not folders:
+            link = links.pop(0)
+            if not is_new(link):
+                continue
+            if not link.is_dir():
+                found.append(link)
+                continue
+            folders.append(link)
+        folder = folders.pop()
+        entries = visible(folder)
+        files = [p for p in entries if p.suffix.lower() in ANIMATIONS + MOVIES + FRAMES and not p.is_dir()]
+        if folder != src and files and all(path.suffix.lower() in FRAMES for path in files):
+            found.append(folder)
+            files = []
+        for path in entries:
+            if path.is_dir() and path.is_symlink() and src.resolve().is_relative_to(path.resolve()):
+                skip(path, "is a link to a folder above")
+            elif path.is_dir():
+                if path.is_symlink():
+                    links.append(path)
+                elif is_new(path):
+                    folders.append(path)
+            elif path not in files or path.suffix.lower() not in ANIMATIONS + MOVIES:
+                continue
+            elif not path.is_file():
+                skip(path, "is not a regular file")
+            elif path.is_symlink():
+                links.append(path)
+            elif is_new(path):
+                found.append(path)
+    if found:
+        return sorted(path.relative_to(src).as_posix() for path in found), skipped
+    reasons = f" ({len(skipped)} skipped: {'; '.join(entry['reason'] for entry in skipped[:5])})" if skipped else ""
     raise FileNotFoundError(
-        f"no videos in {src}: expected files ({', '.join(ANIMATIONS + MOVIES)}) or a folder per video with its frames "
-        f"({', '.join(FRAMES)})"
+        f"no videos in {src}{reasons}: expected files ({', '.join(ANIMATIONS + MOVIES)}) or a folder per video with "
+        f"its frames ({', '.join(FRAMES)})"
     )
-
-
-def _search(folder: Path, top: bool = False) -> Iterator[Path]:
-    files, folders = [], []
-    for path in visible(folder):
-        if path.is_dir():
-            folders.append(path)
-        elif path.suffix.lower() in ANIMATIONS + MOVIES + FRAMES:
-            files.append(path)
-    if not top and files and all(path.suffix.lower() in FRAMES for path in files):
-        yield folder
-    else:
-        yield from (path for path in files if path.suffix.lower() in ANIMATIONS + MOVIES)
-    for path in folders:
-        if not folder.resolve().is_relative_to(path.resolve()):  # a link to a folder above would go round for ever
-            yield from _search(path)
 
 
 def split_videos(names: Iterable[str]) -> dict[str, str]:
@@ -150,7 +209,7 @@ def fingerprint_of(src: Path, videos: list[str], settings: dict[str, int]) -> st
     for name in videos:
         path = src / name
         for file in frame_files(path) if path.is_dir() else [path]:
-            status = file.stat()
+            status = file.stat() if file.exists() else file.lstat()
             digest.update(os.fsencode(f"{name}\0{file.name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     return digest.hexdigest()
 
@@ -159,7 +218,7 @@ def write_frames(
     file: BinaryIO, src: Path, videos: list[str], image_size: int, stride: int, min_frames: int
 ) -> tuple[dict[str, int], list[dict[str, str]]]:
     """Writes a .npy file of all frames; returns the number of frames of each video, and what was skipped and why."""
-    converted, skipped = {}, []
+    converted, skipped, contents = {}, [], {}
     write_header(file, 0, image_size)
     start = file.tell()
     for name in tqdm(videos, desc=f"converting {src}", unit="video", disable=None):
@@ -167,6 +226,9 @@ def write_frames(
             frames = read_video(src / name, image_size, stride)
             if len(frames) < min_frames:
                 raise ValueError(f"{src / name} is too short: {len(frames)} of {min_frames} frames at stride {stride}")
+            first = contents.setdefault(hashlib.sha256(frames).digest(), name)
+            if first != name:  # it could be in training and test at once
+                raise ValueError(f"{src / name} shows the same frames as {src / first}")
         except (ValueError, FileNotFoundError) as error:
             skipped.append({"name": name, "reason": str(error)})
             continue
@@ -219,15 +281,9 @@ def array_path(index: Path) -> Path:
     return index.with_suffix(".npy")
 
 
-def read_index(index: Path) -> dict:
-    """What the index says; ValueError if it is none of ours."""
-    try:
-        facts = json.loads(index.read_text())
-        if facts["format"] != FORMAT:
-            raise ValueError(f"format {facts['format']}, expected {FORMAT}")
-        return facts
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{index} is no index of converted videos ({error}); delete it and convert again") from None
+def read_index(index: Path) -> Index:
+    """What the index says; ValueError if it is not one of ours."""
+    return read_json(index, INDEX, "delete it and convert again")
 
 
 def is_current(index: Path, fingerprint: str) -> bool:
@@ -283,7 +339,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         index = convert(args.src, args.dst, args.image_size, args.stride, args.min_frames)
     except (OSError, ValueError) as error:
-        raise SystemExit(f"datasets.convert_videos: {error}") from None
+        sys.exit(failure("datasets.convert_videos", error))
+    except KeyboardInterrupt:
+        sys.exit(130)
     print(f"--data.name video_folder --data.root {index.parent} trains on them")
 
 

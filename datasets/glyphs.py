@@ -3,9 +3,13 @@
 The train, valid and test glyphs of a source have no member in common.
 
     python -m datasets.glyphs ROOT    downloads MNIST into ROOT/MNIST/raw, or replaces a damaged copy
+
+The published .gz files in ROOT/MNIST/raw are read as they are; nothing is unpacked.
 """
 
 import functools
+import gzip
+import hashlib
 import sys
 from pathlib import Path
 
@@ -24,6 +28,11 @@ MNIST_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+MNIST_GZ = {True: f"{MNIST_FILES[0]}.gz", False: f"{MNIST_FILES[2]}.gz"}  # the images; by `train`
+MNIST_SHA256 = {  # of the unpacked files: others packed them again
+    MNIST_GZ[True]: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    MNIST_GZ[False]: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+}
 N_DRAWN = {"train": 3_800, "valid": 200, "test": 1_000}
 
 
@@ -46,7 +55,7 @@ def mnist(root: str | Path | None, split: str, size: int) -> ndarray:
         raise ValueError("root must be the folder that holds MNIST or receives it, got None")
     root = Path(root)
     try:
-        if not all((root / RAW / name).is_file() for name in MNIST_FILES):
+        if not is_unpacked(root) and not all((root / RAW / name).is_file() for name in MNIST_GZ.values()):
             download_mnist(root)
         digits = _read_mnist(root, split != "test")
     except DATA_ERRORS as error:
@@ -64,11 +73,24 @@ def mnist(root: str | Path | None, split: str, size: int) -> ndarray:
 
 @functools.cache
 def _read_mnist(root: Path, train: bool) -> ndarray:
-    digits = MNIST(root, train=train).data.numpy()
+    digits = MNIST(root, train=train).data.numpy() if is_unpacked(root) else _read_gz(root / RAW / MNIST_GZ[train])
     expected = (60_000 if train else 10_000, 28, 28)
     if digits.shape != expected:
         raise ValueError(f"digits are {digits.shape}, expected {expected}")
     return digits
+
+
+def _read_gz(path: Path) -> ndarray:
+    """(N, 28, 28) uint8 of a file of images; ValueError if what is in it is not what was published."""
+    content = gzip.decompress(path.read_bytes())
+    if hashlib.sha256(content).hexdigest() != MNIST_SHA256[path.name]:
+        raise ValueError(f"the SHA-256 of what is in {path.name} is not that of MNIST")
+    return np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
+
+
+def is_unpacked(root: Path) -> bool:
+    """Whether the four files are there as torchvision reads them."""
+    return all((root / RAW / name).is_file() for name in MNIST_FILES)
 
 
 def download_mnist(root: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from torchvision.datasets import MovingMNIST
 
 from datasets import bouncing
+from datasets.download import open_array
 from datasets.moving_mnist import ClipDataset
 
 FILE = Path("MovingMNIST") / "mnist_test_seq.npy"
@@ -20,8 +21,8 @@ class MnistTestSeq(ClipDataset):
 
     def __init__(self, path: Path, seq_len: int) -> None:
         try:
-            self.videos = np.load(path, mmap_mode="r")
-        except ValueError as error:
+            self.videos = open_array(path, "r")
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be read ({error}); delete it and download it again") from None
         if self.videos.shape[0] != SHAPE[0] or self.videos.shape[2:] != SHAPE[2:] or self.videos.dtype != np.uint8:
             raise ValueError(f"{path} is {self.videos.shape} {self.videos.dtype}, expected {SHAPE} uint8")

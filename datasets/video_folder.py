@@ -17,7 +17,7 @@ from numpy import ndarray
 from PIL import Image, ImageOps
 
 from datasets.bouncing import SPLITS, check_int
-from datasets.download import one_line
+from datasets.download import one_line, open_array
 from datasets.moving_mnist import N_CLIPS, ClipDataset
 
 ANIMATIONS = (".gif", ".png", ".apng", ".webp")  # Pillow reads these
@@ -25,7 +25,7 @@ MOVIES = (".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv")  # PyAV reads these, 
 FRAMES = (".png", ".jpg", ".jpeg")
 
 
-def read_video(path: str | Path, image_size: int, stride: int = 1) -> ndarray:
+def read_video(path: str | Path, image_size: int, stride: int = 1, max_frames: int | None = None) -> ndarray:
     """Every stride-th frame of a video, from the first one on, as a model sees it.
 
     A frame's transparent parts turn black, its largest centred square is cut out and resized with Pillow's bilinear
@@ -37,6 +37,7 @@ def read_video(path: str | Path, image_size: int, stride: int = 1) -> ndarray:
             natural order: frame_2 before frame_10.
         image_size: S, px.
         stride: 2 takes every second frame.
+        max_frames: stop after so many; the rest of the file is not decoded.
 
     Returns:
         (T, S, S, 3) uint8; a grey video's three channels are equal.
@@ -53,6 +54,8 @@ def read_video(path: str | Path, image_size: int, stride: int = 1) -> ndarray:
         raise FileNotFoundError(f"{path} does not exist; expected a video or a folder of frames")
     if path.is_dir():
         pictures = stills(path)
+    elif not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError(f"{path} is not a regular file")
     elif path.suffix.lower() in MOVIES:
         require_pyav(path)
         pictures = movie(path)
@@ -60,8 +63,9 @@ def read_video(path: str | Path, image_size: int, stride: int = 1) -> ndarray:
         pictures = animation(path)
     else:
         raise ValueError(f"{path} is no video that is known, expected {', '.join(ANIMATIONS + MOVIES)}")
+    stop = None if max_frames is None else stride * (max_frames - 1) + 1
     try:
-        frames = [fit(picture, image_size) for picture in itertools.islice(pictures, 0, None, stride)]
+        frames = [fit(picture, image_size) for picture in itertools.islice(pictures, 0, stop, stride)]
     except Exception as error:  # damaged data makes decoders raise anything, from SyntaxError to MemoryError
         raise ValueError(f"{path} cannot be read ({one_line(error)})") from None
     if not frames:
@@ -81,7 +85,9 @@ def movie(path: Path) -> Iterator[Image.Image]:
     """Frames of a movie file, turned upright; ValueError for a damaged one."""
     import av  # not imageio's plugin, which says nothing of damage or of the way the camera was held
 
-    with av.open(str(path)) as container:
+    # FFmpeg goes by a file's content, and a playlist named .mp4 would make it read other files, or the network.
+    options = {"format_whitelist": "mov,avi,matroska", "protocol_whitelist": ""}
+    with path.open("rb") as file, av.open(file, options=options) as container:
         if not container.streams.video:
             raise ValueError("it has no picture track")
         stream = container.streams.video[0]
@@ -106,6 +112,8 @@ def stills(folder: Path) -> Iterator[Image.Image]:
     """Pictures of a folder in natural order; ValueError names the one that cannot be read."""
     for path in sorted(frame_files(folder), key=lambda path: natural_order(path.name)):
         try:
+            if not path.is_file():
+                raise ValueError("it is not a regular file")
             with Image.open(path, formats=["PNG", "JPEG"]) as image:
                 if image.format == "PNG" and image.n_frames > 1:
                     raise ValueError("it is an animation among frames; name it .apng, in another folder")
@@ -116,7 +124,7 @@ def stills(folder: Path) -> Iterator[Image.Image]:
 
 def frame_files(folder: Path) -> list[Path]:
     """The pictures of a folder, unsorted by number."""
-    return [path for path in visible(folder) if path.suffix.lower() in FRAMES and path.is_file()]
+    return [path for path in visible(folder) if path.suffix.lower() in FRAMES and not path.is_dir()]
 
 
 def visible(folder: Path) -> list[Path]:
@@ -224,10 +232,10 @@ def _open(index: Path, fingerprint: str, split: str, seq_len: int) -> tuple[np.m
         note = f"{n_short} of {mine.sum()} {split} videos have fewer than {seq_len} frames and are left out"
         print(f"{facts['source']}: {note}", file=sys.stderr)
     try:
-        frames = np.load(array, mmap_mode="r")
+        frames = open_array(array, "r")
         if frames.shape != (lengths.sum(), facts["image_size"], facts["image_size"], 3) or frames.dtype != np.uint8:
             raise ValueError(f"{frames.shape} {frames.dtype} is not what {index.name} says")
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{array} is damaged ({one_line(error)}); delete {index} and convert again") from None
     return frames, (np.cumsum(lengths) - lengths)[usable], np.cumsum(lengths[usable] - seq_len + 1)
 

@@ -305,7 +305,7 @@ def read_config(run_dir: Path) -> RunConfig:
         )
     try:
         return from_json(json.loads(path.read_text())["config"])
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (json.JSONDecodeError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{path} is damaged: it does not hold the settings of a run") from None
     except ValueError as error:
         raise ValueError(f"{path} is no settings file of this version: {error}") from None

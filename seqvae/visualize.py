@@ -74,13 +74,12 @@ def write_animation_grid(
         raise ValueError(f"fps must be in (0, 50], browsers play faster GIFs slowly; got {fps}")
     videos = _rgb_videos([panel for row in rows for panel in row], n_past)  # (R * K, T, H, W, 3)
     pictures = _compose(rows, videos, n_past, _scale(scale, videos, at_least=128))
+    if ending == ".gif":
+        content = _encode_gif(pictures, fps, _palette(videos))
+    else:
+        content = _encode_mp4(pictures, fps) if ending == ".mp4" else _encode_apng(pictures, fps)
     with whole_file(path) as partial:
-        if ending == ".gif":
-            _encode_gif(partial, pictures, fps, _palette(videos))
-        elif ending == ".mp4":
-            _encode_mp4(partial, pictures, fps)
-        else:
-            _encode_apng(partial, pictures, fps)
+        partial.write_bytes(content)
 
 
 def _compose(rows: Sequence[Sequence[Panel]], videos: np.ndarray, n_past: int, scale: int) -> np.ndarray:
@@ -125,19 +124,24 @@ def _compose(rows: Sequence[Sequence[Panel]], videos: np.ndarray, n_past: int, s
     return pictures
 
 
-def _encode_gif(path: Path, pictures: np.ndarray, fps: float, palette: Image.Image) -> None:
+# Encoders return bytes: where the disk is full, imageio's own files fail a second time when they are closed.
+
+
+def _encode_gif(pictures: np.ndarray, fps: float, palette: Image.Image) -> bytes:
     images = (Image.fromarray(picture) for picture in pictures)
     indexed = np.stack([np.asarray(image.quantize(palette=palette, dither=Image.Dither.NONE)) for image in images])
     colours, duration = bytes(palette.getpalette()), _durations(len(pictures), 10 * round(100 / fps))
-    iio.imwrite(path, indexed, mode="P", is_batch=True, palette=colours, optimize=True, duration=duration, loop=0)
+    options = dict(mode="P", is_batch=True, palette=colours, optimize=True, duration=duration, loop=0)
+    return iio.imwrite("<bytes>", indexed, extension=".gif", **options)
 
 
-def _encode_apng(path: Path, pictures: np.ndarray, fps: float) -> None:
+def _encode_apng(pictures: np.ndarray, fps: float) -> bytes:
     duration = _durations(len(pictures), round(1000 / fps))
-    iio.imwrite(path, pictures, plugin="pillow", is_batch=True, format="PNG", duration=duration, loop=0)
+    options = dict(plugin="pillow", is_batch=True, format="PNG", duration=duration, loop=0)
+    return iio.imwrite("<bytes>", pictures, extension=".png", **options)
 
 
-def _encode_mp4(path: Path, pictures: np.ndarray, fps: float) -> None:
+def _encode_mp4(pictures: np.ndarray, fps: float) -> bytes:
     """Holds the last frame by repeating it, and pads to even sizes.
 
     yuv420p, the one pixel format that every player shows, halves the resolution of colour.
@@ -148,7 +152,8 @@ def _encode_mp4(path: Path, pictures: np.ndarray, fps: float) -> None:
     even[:] = _hex(DARK.background)
     even[: len(pictures), :height, :width] = pictures
     even[len(pictures) :, :height, :width] = pictures[-1]
-    iio.imwrite(path, even, plugin="pyav", codec="libx264", fps=fps, out_pixel_format="yuv420p")
+    options = dict(plugin="pyav", codec="libx264", fps=fps, out_pixel_format="yuv420p")
+    return iio.imwrite("<bytes>", even, extension=".mp4", **options)
 
 
 def _require_pyav(path: Path) -> None:
@@ -207,8 +212,9 @@ def write_strip(path: Path, rows: Sequence[Panel], n_past: int, every: int = 1, 
         for k, line in enumerate(wrapped):
             y = middle + (k - (len(wrapped) - 1) / 2) * line_h
             draw.text((left - GAP, y), line, LIGHT.text, font, anchor="rm")
+    content = iio.imwrite("<bytes>", np.asarray(image), extension=".png")
     with whole_file(path) as partial:
-        iio.imwrite(partial, np.asarray(image))
+        partial.write_bytes(content)
 
 
 @contextmanager

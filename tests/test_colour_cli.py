@@ -109,7 +109,7 @@ def test_a_model_of_grey_pictures_predicts_a_colour_clip_in_grey(tmp_path):
     small = [*TINY, "--data.image-size", "32", "--data.digit-size", "12", "--data.n-past", "2", "--data.n-future", "2"]
     assert train.main(["demo", *small, "--optim.steps", "1", "--run-dir", str(tmp_path / "run")]) == 0
     assert evaluate.main([str(tmp_path / "run"), "--clip", str(tmp_path / "mine.gif")]) == 0
-    assert (tmp_path / "run" / "evaluation" / "clip_mine" / "prediction.png").exists()
+    assert (tmp_path / "run" / "evaluation" / "clip_mine.gif" / "prediction.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -560,11 +560,28 @@ def test_svgs_png_folders_give_the_same_clips_as_the_array(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "content",
+    [b"", b"[" * 200_000, b"3", b"{}", b"\xff", b'{"camera": "aux1", "videos": 10, "files": [], "records": []}'],
+)
+def test_a_damaged_state_of_a_conversion_is_one_line(made, tmp_path, content, capsys):
+    assert convert(made[0], tmp_path) == 0
+    (tmp_path / "bair_test.json").write_bytes(content)
+    capsys.readouterr()
+    assert convert(made[0], tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "bair_test.json is damaged" in error and "delete it to start again" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "write, message",
     [
-        (lambda path: None, "No such file"),
-        (lambda path: path.write_bytes(b""), "EOFError"),
-        (lambda path: path.write_bytes(HTML), "allow_pickle|magic"),
+        (lambda path: None, "is missing"),
+        (lambda path: os.mkfifo(path), "is missing, or not a file"),
+        (lambda path: path.write_bytes(b""), "magic"),
+        (lambda path: path.write_bytes(HTML), "magic"),
+        (lambda path: np.savez(path.with_suffix(""), noise(2)) or path.with_suffix(".npz").rename(path), "magic"),
+        (lambda path: np.save(path, np.asfortranarray(noise(2))), "Fortran order"),
+        (lambda path: np.save(path, np.array([{}]), allow_pickle=True), "Python objects"),
         (
             lambda path: np.save(path, noise(2)[:, :20]),
             r"\(2, 20, 64, 64, 3\) uint8, expected \(N, 30, 64, 64, 3\) uint8",

@@ -1,6 +1,8 @@
 """Glyph tables: contents, separation of the splits, and what happens when MNIST cannot be had."""
 
+import gzip
 import os
+import re
 import time
 from pathlib import Path
 from urllib.error import URLError
@@ -76,7 +78,7 @@ def test_missing_mnist_without_network_is_one_line_with_the_remedies(name, tmp_p
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x00\x08\x03" + bytes(12), bytes(100), "short"])
-def test_damaged_mnist_is_one_line_with_the_remedies(content, tmp_path, offline):
+def test_damaged_mnist_is_one_line_with_the_remedies(content, tmp_path, offline, capsys):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name in MNIST_FILES:
@@ -87,8 +89,9 @@ def test_damaged_mnist_is_one_line_with_the_remedies(content, tmp_path, offline)
     ) as error:
         load_glyphs("mnist", tmp_path, "train", 28)
     assert "\n" not in str(error.value) and error.value.__suppress_context__
-    with pytest.raises(SystemExit, match="no MNIST in .*no network"):
+    with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path)])
+    assert re.search("no MNIST in .*no network.*$", capsys.readouterr().err)
 
 
 def test_download_command_replaces_damaged_files_and_keeps_whole_ones(mnist_root, tmp_path, monkeypatch, capsys):
@@ -114,6 +117,29 @@ def test_download_command_replaces_damaged_files_and_keeps_whole_ones(mnist_root
     main([str(tmp_path)])
 
 
-def test_download_command_without_a_folder_says_how_it_is_used():
-    with pytest.raises(SystemExit, match="usage: python -m datasets.glyphs ROOT"):
+def test_gz_files_are_read_as_they_are_and_damage_is_named(mnist_root, tmp_path, offline):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte"):
+        (raw / f"{name}.gz").write_bytes(gzip.compress((mnist_root / "MNIST" / "raw" / name).read_bytes(), 1))
+    before = sorted(raw.iterdir())
+    for split in ("train", "valid", "test"):
+        np.testing.assert_array_equal(*(load_glyphs("mnist", root, split, 28) for root in (mnist_root, tmp_path)))
+    assert sorted(raw.iterdir()) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"text", gzip.compress(b"other digits"), gzip.compress(bytes(99))[:20]])
+def test_gz_files_that_are_not_mnist_are_refused(content, tmp_path, offline):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"):
+        (raw / name).write_bytes(content)
+    with pytest.raises(FileNotFoundError, match="no usable MNIST.*; download it with") as error:
+        load_glyphs("mnist", tmp_path, "test", 28)
+    assert "\n" not in str(error.value)
+
+
+def test_download_command_without_a_folder_says_how_it_is_used(capsys):
+    with pytest.raises(SystemExit, match="2"):
         main([])
+    assert capsys.readouterr().err == "usage: python -m datasets.glyphs ROOT\n"

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -157,15 +158,16 @@ def test_missing_mnist_without_network_is_one_line_with_the_remedies(tmp_path, o
     assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
 
 
-def test_damaged_cifar10_is_one_line_with_the_remedies(tmp_path, published, offline):
+def test_damaged_cifar10_is_one_line_with_the_remedies(tmp_path, published, offline, capsys):
     folder = tmp_path / "cifar-10-batches-py"
     write_batches(folder, published)
     (folder / "data_batch_3").write_bytes(b"damaged")
     with pytest.raises(FileNotFoundError, match="no usable CIFAR-10.*python -m datasets.images") as error:
         load("cifar10", tmp_path)
     assert "\n" not in str(error.value)
-    with pytest.raises(SystemExit, match="no CIFAR-10 in .*no network"):
+    with pytest.raises(SystemExit, match="2"):
         images.main([str(tmp_path)])
+    assert re.search("no CIFAR-10 in .*no network", capsys.readouterr().err)
 
 
 def test_download_command_replaces_damaged_files_and_keeps_whole_ones(tmp_path, published, monkeypatch, capsys):
@@ -191,7 +193,7 @@ def test_download_command_replaces_damaged_files_and_keeps_whole_ones(tmp_path, 
 def test_the_command_without_a_folder_says_how_it_is_used_and_nothing_else():
     command = [sys.executable, "-m", "datasets.images"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 1 and run.stdout == "" and run.stderr == "usage: python -m datasets.images ROOT\n"
+    assert run.returncode == 2 and run.stdout == "" and run.stderr == "usage: python -m datasets.images ROOT\n"
 
 
 def test_a_missing_or_wrong_jpeg_copy_is_one_line_with_the_remedy(tmp_path):

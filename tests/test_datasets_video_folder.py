@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import struct
 import sys
@@ -338,9 +339,88 @@ def test_videos_are_found_in_subfolders_and_folders_of_pictures_are_videos(tmp_p
     Image.fromarray(clip[0]).save(tmp_path / "thumbnail.jpg")
     Image.fromarray(clip[0]).save(tmp_path / "mixed" / "thumbnail.jpg")
     (tmp_path / "deep" / "above").symlink_to(tmp_path)
-    assert convert_videos.find_videos(tmp_path) == [
+    found, skipped = convert_videos.find_videos(tmp_path)
+    assert [entry["reason"] for entry in skipped] == [f"{tmp_path}/deep/above is a link to a folder above"]
+    assert found == [
         *("a.gif", "b.png", "deep/er/c.apng", "deep/frames", "deep/frames/more", "mixed/d.gif", "mixed/e.png")
     ]
+
+
+def reasons(root):
+    return {entry["name"]: entry["reason"] for entry in index_of(root)["skipped"]}
+
+
+def test_links_count_once_and_what_is_not_a_file_is_skipped_and_named(tmp_path):
+    root = write_folder(tmp_path / "videos")
+    names = {video.name for video in root.iterdir()}
+    outside = write(tmp_path / "elsewhere" / "new.gif", movie(12, seed=999))
+    (root / "a_folder").symlink_to(root / "z_folder")  # sorts before the folder itself
+    write(root / "z_folder" / "own.gif", movie(12, seed=998))
+    (root / "z_folder" / "back").symlink_to(root / "a_folder")
+    (root / "twin.gif").symlink_to(root / min(names))
+    os.link(root / "z_folder" / "own.gif", root / "z_folder" / "second_name.gif")
+    (root / "new.gif").symlink_to(outside)
+    (root / "dangling.gif").symlink_to(root / "nothing.gif")
+    (root / "dangling_too").symlink_to(root / "nothing")
+    os.mkfifo(root / "pipe.gif")
+    write_frames(root / "frames", movie(3, seed=997))
+    os.mkfifo(root / "frames" / "frame_9.png")
+    load(root)
+    assert {video["name"] for video in index_of(root)["videos"]} == names | {"new.gif", "z_folder/own.gif"}
+    said = reasons(root)
+    assert said.keys() == {
+        *("a_folder", "z_folder/back", "twin.gif", "z_folder/second_name.gif", "dangling.gif", "pipe.gif", "frames")
+    }
+    assert "under another name" in said["a_folder"] and "not a regular file" in said["pipe.gif"]
+    assert said["dangling.gif"].endswith("dangling.gif is not a regular file") and "frame_9.png" in said["frames"]
+    for pipe in (root / "pipe.gif", root / "frames"):
+        with pytest.raises(ValueError, match="not a regular file"):
+            read_video(pipe, 16)
+
+
+def test_the_same_frames_under_two_names_are_one_video(tmp_path):
+    root = write_folder(tmp_path)
+    frames = movie(12, seed=1234)
+    write(root / "one.gif", frames)
+    write(root / "two.apng", frames, format="PNG")
+    write_frames(root / "z", frames)
+    load(root)
+    assert [v["name"] for v in index_of(root)["videos"] if v["name"] in ("one.gif", "two.apng", "z")] == ["one.gif"]
+    assert reasons(root) == {
+        name: f"{root / name} shows the same frames as {root / 'one.gif'}" for name in ("two.apng", "z")
+    }
+
+
+def test_a_folder_without_any_file_that_can_be_opened_says_why(tmp_path):
+    os.mkfifo(tmp_path / "pipe.gif")
+    with pytest.raises(FileNotFoundError, match=r"no videos in .*\(1 skipped: .*pipe.gif is not a regular file\)"):
+        load(tmp_path)
+
+
+def test_a_playlist_named_as_a_movie_opens_no_other_file(tmp_path, monkeypatch):
+    frames = smooth_movie(3, 32, 32)
+    secret = write_movie(tmp_path / "secret.mp4", frames)
+    playlists = {
+        "concat.mp4": "ffconcat version 1.0\nfile secret.mp4\n",
+        "hls.mp4": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{secret}\n#EXT-X-ENDLIST\n",
+    }
+    for name, text in playlists.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=f"{name} cannot be read"):
+            read_video(tmp_path / name, 32)
+    monkeypatch.chdir(tmp_path)
+    secret.rename(tmp_path / "file:it.mp4")  # would be a protocol, were it given to FFmpeg as a name
+    assert read_video("file:it.mp4", 32).shape == (3, 32, 32, 3)
+
+
+@pytest.mark.parametrize("stride, max_frames", [(1, 1), (1, 3), (3, 2), (2, 99)])
+def test_no_more_frames_are_decoded_than_asked_for(tmp_path, monkeypatch, stride, max_frames):
+    path = write(tmp_path / "clip.gif", movie(12))
+    decoded, real = [], video_folder.animation
+    monkeypatch.setattr(video_folder, "animation", lambda p: (decoded.append(1) or frame for frame in real(p)))
+    video = read_video(path, 16, stride, max_frames)
+    assert (video == movie(12)[::stride][:max_frames]).all()
+    assert len(decoded) == min(12, stride * (max_frames - 1) + 1)
 
 
 def test_a_video_keeps_its_split_when_others_come():
@@ -536,9 +616,15 @@ def test_arrays_that_do_not_fit_their_index_are_refused(tmp_path):
         load(tmp_path)
     array.write_bytes(whole)
     assert len(load(tmp_path, "test")) == 4
-    (tmp_path / "videos_16_1.json").write_text("{}")
-    with pytest.raises(ValueError, match="videos_16_1.json is no index of converted videos"):
-        load(tmp_path)
+    index = tmp_path / "videos_16_1.json"
+    facts = json.loads(index.read_text())
+    for content in (b"{}", b"[" * 200_000, b"\xff", b"[1]", *(json.dumps(facts | {k: None}).encode() for k in facts)):
+        index.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"videos_16_1.json is damaged \(.*\); delete it and convert again"
+        ) as error:
+            load(tmp_path)
+        assert "\n" not in str(error.value)
 
 
 def test_a_failed_conversion_leaves_nothing_under_the_final_names(tmp_path, monkeypatch):
@@ -665,14 +751,16 @@ def test_a_folder_without_enough_videos_is_one_line_with_the_remedy(tmp_path, fi
     root = tmp_path / "videos"
     if files is not None:
         root.mkdir()
-        for name, n_frames in files.items():
-            write(root / name, movie(n_frames))
+        for seed, (name, n_frames) in enumerate(files.items()):
+            write(root / name, movie(n_frames, seed=seed))
     with pytest.raises(error, match=message) as raised:
         load(root)
     assert "\n" not in str(raised.value)
-    with pytest.raises(SystemExit, match=message) as raised:
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
         convert_videos.main([str(root), str(tmp_path / "dst")])
-    assert "\n" not in str(raised.value)
+    said = capsys.readouterr().err
+    assert re.search(message, said) and said.count("\n") == 1
     assert not list(tmp_path.rglob("videos_*"))
 
 
@@ -711,10 +799,14 @@ def test_the_command_explains_itself_and_refuses_nonsense(tmp_path, capsys):
         with pytest.raises(SystemExit, match="2"):
             convert_videos.main(arguments)
         assert message in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="stride must be an integer >= 1, got 0"):
-        convert_videos.main([str(tmp_path), str(tmp_path / "dst"), "--stride", "0"])
-    with pytest.raises(
-        SystemExit, match="^datasets.convert_videos: .*none is no folder; give the one that holds"
-    ) as error:
-        convert_videos.main([str(tmp_path / "none"), str(tmp_path / "dst")])
-    assert "\n" not in str(error.value)
+    for arguments, message in (
+        (
+            [tmp_path, tmp_path / "dst", "--stride", "0"],
+            "datasets.convert_videos: stride must be an integer >= 1, got 0",
+        ),
+        ([tmp_path / "none", tmp_path / "dst"], "none is no folder; give the one that holds"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            convert_videos.main(list(map(str, arguments)))
+        said = capsys.readouterr().err
+        assert message in said and said.count("\n") == 1

@@ -293,7 +293,7 @@ def test_a_folder_without_a_run_or_without_a_checkpoint_is_refused(trained, tmp_
     wider = tmp_path / "wider" / "checkpoints" / "best.pt"
     (tmp_path / "checkpoints" / "best.pt").write_bytes(wider.read_bytes())
     assert evaluate.main([str(tmp_path)]) == 2
-    assert "best.pt is of another model than" in capsys.readouterr().err
+    assert "best.pt is not of the model in" in capsys.readouterr().err
 
 
 def test_a_run_of_an_earlier_version_is_refused_in_one_line(trained, tmp_path, capsys):
@@ -326,7 +326,8 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(trained, tmp_
 
 def test_a_folder_that_was_used_shows_nothing_older_and_formats_and_scale_are_as_asked(trained, tmp_path):
     few = ["--n-samples", "2", "--n-importance", "1", "--out", str(tmp_path)]
-    assert evaluate.main([str(trained), *few, "--n-videos", "3"]) == 0
+    (tmp_path / "gifs").mkdir()
+    (tmp_path / "gifs" / "video_003.gif").write_text("of an older evaluation")
     assert evaluate.main([str(trained), *few, "--n-videos", "2", "--formats", "apng", "mp4", "--gif-scale", "1"]) == 0
     names = {path.name for path in (tmp_path / "gifs").iterdir()}
     assert names == {f"{name}.{ending}" for name in ("grid", "video_000", "video_001") for ending in ("apng", "mp4")}
@@ -338,6 +339,22 @@ def test_a_folder_that_was_used_shows_nothing_older_and_formats_and_scale_are_as
         assert large.size[0] > 3 * size[0] / 2 and large.n_frames == 10
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/apng") + page.count("data:image/png") >= 3 and "data:image/gif" not in page
+
+
+def test_a_larger_evaluation_is_not_replaced_and_another_one_is_replaced_with_a_line(trained, tmp_path, capsys):
+    command = [str(trained), "--n-importance", "1", "--no-oracle", "--out", str(tmp_path)]
+    assert evaluate.main([*command, "--n-samples", "2", "--n-videos", "3"]) == 0
+    before = (tmp_path / "metrics.json").read_bytes()
+    for fewer in (["--n-samples", "1", "--n-videos", "3"], ["--n-samples", "9", "--n-videos", "2"]):
+        capsys.readouterr()
+        assert evaluate.main([*command, *fewer]) == 2
+        error = capsys.readouterr().err
+        assert "holds an evaluation of 2 samples of 3 videos, and" in error and error.count(chr(10)) == 1
+        assert (tmp_path / "metrics.json").read_bytes() == before
+    assert evaluate.main([*command, "--n-samples", "3", "--n-videos", "3", "--seed", "1"]) == 0
+    assert f"{tmp_path}: replaced an earlier evaluation (seed 0 -> 1, n_samples 2 -> 3)" in capsys.readouterr().out
+    (tmp_path / "metrics.json").write_text("[" * 100_000)
+    assert evaluate.main([*command, "--n-samples", "1", "--n-videos", "2"]) == 0
 
 
 def test_several_runs_are_put_side_by_side(tmp_path, monkeypatch, capsys):
@@ -361,7 +378,8 @@ def test_predictions_that_are_not_finite_are_no_score(trained, tmp_path, capsys)
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     state = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
-    state["model"]["decoder.levels.0.weight"][0, 0, 0, 0] = float("nan")
+    name = next(name for name in state["model"] if name.startswith("decoder") and name.endswith("running_var"))
+    state["model"][name][0] = -1  # a number, but its root is none
     torch.save(state, tmp_path / "checkpoints" / "best.pt")
     assert evaluate.main([str(tmp_path), "--n-videos", "2", "--n-samples", "2"]) == 2
     assert "the model predicts NaN" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -270,6 +271,12 @@ ZEROS = np.zeros((2, 5, 1, 32, 32), np.uint8)
         ({"truth": ZEROS[..., :16]}, "samples is (2, 3, 3, 1, 32, 32), expected (2, 3, 3, 1, 32, 16) beside truth"),
         ({"samples": np.zeros((2, 0, 3, 1, 32, 32), np.uint8)}, "nothing empty"),
         ({"samples": np.full((2, 3, 3, 1, 32, 32), np.nan)}, "float64, expected 6 axes of uint8"),
+        ({"truth": ZEROS[..., :1, :1]}, "H and W of 11 px or more"),
+        ({"facts": '{"source": NaN}'}, "the attribute facts"),
+        ({"facts": '{"extra": {"deeper": [Infinity]}}'}, "facts holds NaN or infinity"),
+        ({"facts": '{"step": "ten"}'}, "the attribute facts.step"),
+        ({"facts": "[" * 10_000}, "the attribute facts: Invalid JSON"),
+        ({"facts": 3}, "the attribute facts"),
         ({"posterior": ZEROS}, "posterior is (2, 5, 1, 32, 32), expected (2, 3, 1, 32, 32) beside truth"),
         ({"mean_image": np.full((1, 32, 32), np.nan, np.float32)}, "mean_image has values outside [0, 1], or NaN"),
         ({"mean_image": np.full((1, 32, 32), 255, np.float32)}, "mean_image has values outside [0, 1], or NaN"),
@@ -297,6 +304,68 @@ def test_a_wrong_file_is_one_line_that_names_what_is_wrong(changes, words, tmp_p
     assert evaluate.main(["--from-predictions", str(path), "--out", str(tmp_path / "out")]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("evaluate.py:")]
     assert words in line and str(path) in line
+
+
+def external(file: h5py.File, folder: Path) -> None:
+    (folder / "elsewhere").write_bytes(bytes(10_240))
+    file.create_dataset("truth", (2, 5, 1, 32, 32), np.uint8, external=[(str(folder / "elsewhere"), 0, 10_240)])
+
+
+def virtual(file: h5py.File, folder: Path) -> None:
+    layout = h5py.VirtualLayout((2, 5, 1, 32, 32), np.uint8)
+    layout[:] = h5py.VirtualSource(str(foreign(folder / "other.h5")), "truth", (2, 5, 1, 32, 32))
+    file.create_virtual_dataset("truth", layout)
+
+
+def linked(link: object) -> Callable[[h5py.File, Path], None]:
+    def write(file: h5py.File, folder: Path) -> None:
+        foreign(folder / "other.h5")
+        file["truth"] = link
+
+    return write
+
+
+def unwritten(shape: tuple[int, ...], **options) -> Callable[[h5py.File, Path], None]:
+    return lambda file, folder: file.create_dataset("truth", shape, np.uint8, **options) and None
+
+
+def half_written(file: h5py.File, folder: Path) -> None:
+    file.create_dataset("truth", (2, 5, 1, 32, 32), np.uint8, chunks=(1, 5, 1, 32, 32), compression="gzip")
+    file["truth"][0] = 7
+
+
+def plugin(file: h5py.File, folder: Path) -> None:
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_chunk((1, 5, 1, 32, 32))
+    settings.set_filter(32_015, h5py.h5z.FLAG_OPTIONAL)
+    space = h5py.h5s.create_simple((2, 5, 1, 32, 32))
+    h5py.h5d.create(file.id, b"truth", h5py.h5t.STD_U8LE, space, settings)
+
+
+STORED_ELSEWHERE = {
+    "external storage": (external, "truth lies in other files"),
+    "a virtual dataset": (virtual, "truth lies in other files"),
+    "a link to another file": (linked(h5py.ExternalLink("other.h5", "truth")), "truth is a link"),
+    "a link within the file": (linked(h5py.SoftLink("/samples")), "truth is a link"),
+    "a link to nothing": (linked(h5py.SoftLink("/nothing")), "truth is a link"),
+    "a group": (lambda file, folder: file.create_group("truth") and None, "truth is missing"),
+    "nothing allocated": (unwritten((10**9, 5, 1, 32, 32)), "not all of it was written"),
+    "no chunk allocated": (unwritten((10**9, 5, 1, 32, 32), chunks=(1, 5, 1, 32, 32)), "not all of it was written"),
+    "half of it": (half_written, "not all of it was written"),
+    "a filter that is a plugin": (plugin, "truth is compressed by a plugin"),
+}
+
+
+@pytest.mark.parametrize("name", STORED_ELSEWHERE)
+def test_frames_that_are_not_in_the_file_are_refused_before_any_is_read(name, tmp_path, capsys, monkeypatch):
+    write, words = STORED_ELSEWHERE[name]
+    path = foreign(tmp_path / "theirs.h5", truth=None)
+    with h5py.File(path, "r+") as file:
+        write(file, tmp_path)
+    monkeypatch.setattr(SavedPredictions, "_read", None)
+    assert evaluate.main(["--from-predictions", str(path), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count(chr(10)) == 1 and not (tmp_path / "out").exists()
 
 
 def test_a_truncated_damaged_or_missing_file_is_one_line(tmp_path, capsys):

@@ -238,7 +238,14 @@ def test_missing_and_damaged_pictures_are_left_out(tmp_path):
     [
         (None, "metrics.json is missing; evaluate the run first: python evaluate.py RUN"),
         ("{", "metrics.json cannot be read"),
-        ("[]", "metrics.json has no best_of_n, definitions, protocol, results, test_set: evaluate the run again"),
+        ("[]", "metrics.json cannot be read: metrics.json: Input should be an object; evaluate the run again"),
+        ("{}", "metrics.json has no best_of_n, definitions, protocol, results, test_set: evaluate the run again"),
+        ("[" * 200_000, "metrics.json cannot be read"),
+        (json.dumps(facts(n_videos="x")), "metrics.json cannot be read: n_videos: "),
+        (json.dumps(facts(test_set={"name": ["x"]})), "cannot be read: test_set.name: "),
+        (json.dumps(facts(results={"best": {"psnr": "good"}})), "cannot be read: results.best.psnr"),
+        (json.dumps(facts(best_of_n={"psnr": {"0": {}}})), "cannot be read: best_of_n.psnr.0"),
+        (json.dumps(facts(published=[{"name": "x", "mark": "Z"}])), "cannot be read: published.0.mark: "),
         ('{"squared_error": {}}', "metrics.json has no test_set"),
     ],
 )

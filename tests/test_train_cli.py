@@ -113,10 +113,32 @@ def test_a_signal_saves_and_ends_cleanly(name, tmp_path):
     wait_for(lambda: metrics.exists() and len(read_metrics(metrics)) > 2, process)
     os.killpg(process.pid, name)  # as a terminal or a scheduler does: the workers get it too
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and "Traceback" not in err, err
+    assert process.returncode == 128 + name and "Traceback" not in err, err
     step = final(tmp_path)["step"]
     assert f"{name.name}: saved at step {step}" in out
     assert read_metrics(metrics)[-1]["step"] == step
+
+
+def test_a_kill_between_picture_and_checkpoint_loses_neither_and_means_start_anew_at_checkpoints(tmp_path, monkeypatch):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    command = [*GECO, "--run.log-every", "2", "--run.sample-every", "3", "--optim.schedule", "constant"]
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert train.main([*command, "--run-dir", str(whole), "--optim.steps", "8"]) == 0
+    assert train.main([*command, "--run-dir", str(resumed), "--optim.steps", "3"]) == 0
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train.checkpoint, "save", killed)
+        train.main([*command, "--run-dir", str(resumed), "--optim.steps", "8"])
+    assert final(resumed)["step"] == 3 and (resumed / "samples" / "step_0000006.gif").exists()
+    assert train.main([*command, "--run-dir", str(resumed), "--optim.steps", "8"]) == 0
+    for path in (whole / "samples").iterdir():
+        assert path.read_bytes() == (resumed / "samples" / path.name).read_bytes()
+    lines = [
+        [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder / "metrics.jsonl")]
+        for folder in (whole, resumed)
+    ]
+    assert lines[0] == lines[1] and [line["step"] for line in lines[0]] == [2, 3, 3, 4, 6, 6, 8, 8]
 
 
 def test_a_run_leaves_what_the_readme_says(tmp_path, capsys):
@@ -352,6 +374,18 @@ def test_a_run_folder_of_other_settings_is_refused_with_both_values(tmp_path, ca
     error = capsys.readouterr().err
     assert "model.width: 4 -> 8" in error and "optim.lr: 0.002 -> 0.5" in error
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[" * 200_000, b"\xff", b"3", b'{"config": 3}', b'{"config": {"data": {"x": 1}}}']
+)
+def test_damaged_settings_are_one_line(content, tmp_path, capsys):
+    (tmp_path / "config.json").write_bytes(content)
+    for command, arguments in ((train.main, [*GECO, "--run-dir"]), (evaluate.main, [])):
+        assert command([*arguments, str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert "config.json is" in error and error.count(chr(10)) == 1
+    assert (tmp_path / "config.json").read_bytes() == content
 
 
 def test_unreadable_checkpoints_and_no_cuda_are_refused(tmp_path, capsys):

@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import json
 import math
+import random
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,15 @@ from seqvae.likelihoods import LIKELIHOODS
 from seqvae.models import SvgConfig
 from seqvae.objectives import FIELDS_OF
 from seqvae.training import checkpoint
-from seqvae.training.checkpoint import DamagedCheckpoint, load, load_latest, save, write_atomically
+from seqvae.training.checkpoint import (
+    DamagedCheckpoint,
+    ForeignCheckpoint,
+    load,
+    load_latest,
+    save,
+    set_aside_damaged,
+    write_atomically,
+)
 from seqvae.training.logger import Logger, read_metrics
 from seqvae.training.loop import MAX_SKIPPED, StepSampler, TrainingFailed, run
 from seqvae.training.trainer import Trainer, learning_rate
@@ -242,9 +251,82 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_previous_one(tmp_path, damag
     last = tmp_path / "last.pt"
     last.write_bytes(damage(last.read_bytes()))
     state, note = load_latest(tmp_path)
-    assert state["step"] == 3 and "going on from" in note and "previous.pt, step 3" in note
+    assert state["step"] == 3 and "resuming from" in note and "previous.pt, step 3" in note
+    assert last.exists(), "nothing is renamed before the state is accepted"
+    set_aside_damaged(tmp_path)
     save(tmp_path, STATE | {"step": 5}, best=False)
     assert load(tmp_path / "previous.pt")["step"] == 3, "the damaged file must not take the good one's place"
+
+
+def test_one_flipped_bit_is_found_or_lies_where_nothing_is_stored(tmp_path):
+    path = tmp_path / "last.pt"
+    save(tmp_path, STATE | {"model": {"w": torch.randn(64)}}, best=False)
+    whole, content = load(path), path.read_bytes()
+    n_found, bits = 0, random.Random(0).sample(range(8 * len(content)), 200)
+    for bit in bits:
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            state = load(path)
+        except DamagedCheckpoint:
+            n_found += 1
+            continue
+        assert torch.equal(state.pop("model")["w"], whole["model"]["w"])
+        assert state == {name: value for name, value in whole.items() if name != "model"}
+    assert n_found > 50  # in so small a file most of the rest is padding
+
+
+def changed(state: dict, *path: str, to: object) -> dict:
+    """A copy of nested dicts with one entry replaced."""
+    return state | {path[0]: to if len(path) == 1 else changed(state[path[0]], *path[1:], to=to)}
+
+
+FOREIGN = {
+    "a list": lambda s: [1, 2],
+    "no step": lambda s: {name: value for name, value in s.items() if name != "step"},
+    "a step in words": lambda s: changed(s, "step", to="ten"),
+    "a negative step": lambda s: changed(s, "step", to=-5),
+    "an empty model": lambda s: changed(s, "model", to={}),
+    "a list as model": lambda s: changed(s, "model", to=[torch.zeros(3)]),
+    "a number as weight": lambda s: changed(s, "model", first(s), to=1.0),
+    "another shape": lambda s: changed(s, "model", first(s), to=torch.zeros(99)),
+    "another type": lambda s: changed(s, "model", first(s), to=s["model"][first(s)].long()),
+    "NaN in a weight": lambda s: changed(s, "model", first(s), to=s["model"][first(s)] * math.nan),
+    "a weight too many": lambda s: changed(s, "model", "extra", to=torch.zeros(1)),
+    "averages of none": lambda s: changed(s, "ema", to=s["model"]),
+    "no optimizer": lambda s: changed(s, "optimizer", to=None),
+    "an empty optimizer": lambda s: changed(s, "optimizer", "state", to={}),
+    "moments of other weights": lambda s: changed(s, "optimizer", "state", 0, "exp_avg", to=torch.zeros(2)),
+    "another beta": lambda s: changed(s, "optimizer", "param_groups", to=[g | {"betas": "x"} for g in groups(s)]),
+    "other groups": lambda s: changed(s, "optimizer", "param_groups", to=groups(s) * 2),
+    "best in words": lambda s: changed(s, "best", to="x"),
+    "best NaN": lambda s: changed(s, "best", to=math.nan),
+    "no counters": lambda s: {name: value for name, value in s.items() if name != "counters"},
+    "no objective": lambda s: changed(s, "objective", to=None),
+}
+
+
+def first(state: dict) -> str:
+    return next(iter(state["model"]))
+
+
+def groups(state: dict) -> list[dict]:
+    return state["optimizer"]["param_groups"]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_whole_file_that_is_not_this_runs_state_is_one_line_and_nothing_is_touched(name, tmp_path):
+    trainer = build_trainer(TINY, 1, CPU)
+    trainer.train_step(video())
+    state = trainer.state()
+    save(tmp_path, state, best=False)
+    torch.save(FOREIGN[name](state), tmp_path / "last.pt")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ForeignCheckpoint) as caught:
+        build_trainer(TINY, 1, CPU).load(load_latest(tmp_path)[0])
+    assert chr(10) not in str(caught.value) and len(str(caught.value)) < 300
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_when_no_checkpoint_can_be_read_nothing_is_overwritten(tmp_path):
@@ -337,7 +419,7 @@ def test_a_checkpoint_that_cannot_be_opened_is_not_taken_for_a_damaged_one(tmp_p
 def test_weights_alone_are_nothing_to_go_on_from(tmp_path):
     save(tmp_path, STATE, best=True)
     (tmp_path / "last.pt").write_bytes((tmp_path / "best.pt").read_bytes())
-    with pytest.raises(DamagedCheckpoint, match="holds weights alone"):
+    with pytest.raises(ForeignCheckpoint, match="holds weights alone"):
         load_latest(tmp_path)
 
 

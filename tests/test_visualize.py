@@ -1,4 +1,7 @@
+import gc
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,13 +139,13 @@ def test_an_mp4_read_back_has_every_frame_and_repeats_the_last_for_a_second(tmp_
 def test_all_formats_show_the_same_pictures(tmp_path, monkeypatch):
     written = {}
     monkeypatch.setattr(
-        visualize.iio, "imwrite", lambda path, images, **_: (path.touch(), written.update({path.suffix: images}))
+        visualize.iio, "imwrite", lambda _, images, plugin, **__: written.update({plugin: images}) or b""
     )
     panels = [Panel("truth", moving_square(3), False), Panel("sample", moving_square(3))]
     for ending in (".apng", ".mp4"):
         write_animation(tmp_path / f"a{ending}", panels, n_past=3)
-    height, width = written[".apng"].shape[1:3]
-    np.testing.assert_array_equal(written[".mp4"][:8, :height, :width], written[".apng"])
+    height, width = written["pillow"].shape[1:3]
+    np.testing.assert_array_equal(written["pyav"][:8, :height, :width], written["pillow"])
 
 
 @pytest.mark.parametrize("name", ["a.webm", "a.jpg", "a"])
@@ -245,11 +248,24 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path, m
     if old is not None:
         path.write_bytes(old)
 
-    def full_disk(partial, *_, **__):
-        partial.write_bytes(b"half a file")
+    def full_disk(partial, content):
+        with partial.open("wb") as file:
+            file.write(content[:99])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(visualize.iio, "imwrite", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="no space"):
         write_animation(path, [Panel("a", moving_square())], 3)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == ([] if old is None else [old])
+
+
+@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="no /dev/full on this system")
+@pytest.mark.parametrize("name", ["a.gif", "a.apng", "a.mp4", "strip.png"])
+def test_a_full_disk_is_one_error_without_a_second_one_behind_it(tmp_path, name, capfd):
+    stem, suffix = name.split(".")
+    (tmp_path / f".{stem}.partial.{suffix}").symlink_to("/dev/full")
+    panel = Panel("truth", np.zeros((3, 1, 8, 8), np.uint8))
+    with pytest.raises(OSError, match="No space left"):
+        write_strip(tmp_path / name, [panel], 1) if suffix == "png" else write_animation(tmp_path / name, [panel], 1)
+    gc.collect()
+    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())

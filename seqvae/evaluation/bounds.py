@@ -21,6 +21,7 @@ from seqvae.metrics.frame import without_tf32
 from seqvae.models import VideoModel
 from seqvae.objectives import bits_per_dim, build_objective, iwae_bound
 from seqvae.objectives.base import effective_samples
+from seqvae.training.checkpoint import check_like
 from seqvae.training.terms import batch_terms
 from seqvae.training.trainer import as_float
 
@@ -162,6 +163,7 @@ def training_facts(cfg: RunConfig, model: VideoModel, state: dict) -> dict[str, 
         facts["sigma"] = variance.sqrt().item()
     if "geco" in cfg.objective.name:
         objective = build_objective(cfg.objective, n_frames=cfg.data.n_drawn, dims=model.channels * model.image_size**2)
+        check_like(state["objective"], objective.state_dict(), "the checkpoint's objective")
         objective.load_state_dict(state["objective"])
         status = {name.split("/")[1]: value.tolist() for name, value in objective.status().items()}
         facts["geco"] = {

@@ -67,6 +67,8 @@ def test_set_of_file(
         if "name" not in arguments:
             return None, []  # videos that no data set here claims to hold
     root = data_root
+    if root is None and arguments["name"] == "video_folder":
+        return None, ["test set: its videos were not compared with own videos; name their folder, --data-root FOLDER"]
     if root is None and saved.facts.get("root") and any(Path(saved.facts["root"]).glob("*")):
         root = saved.facts["root"]  # where the run had its data; a file does not make folders or download into them
     if root is not None and not Path(root).is_dir():

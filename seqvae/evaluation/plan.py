@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,10 +57,17 @@ def make_plan(
     """Loads the networks that metrics need; what is missing becomes a sentence with the remedy.
 
     Raises:
-        ValueError: more samples or videos than the protocol has, or weights that cannot be read.
+        ValueError: more samples or videos than the protocol has, weights that cannot be read, or a larger evaluation
+            in `out`.
         FileNotFoundError: a weights file that was named and is not there.
     """
     label(protocol, n_samples, n_videos)  # raises
+    before = facts_before(out)
+    if before and (before["n_samples"] > n_samples or before["n_videos"] > n_videos):
+        raise ValueError(
+            f"{out} holds an evaluation of {before['n_samples']} samples of {before['n_videos']} videos, and "
+            f"{n_samples} of {n_videos} would replace it; choose another --out, or move it away"
+        )
     metrics, left_out = build_metrics(protocol, lpips, device, vgg=lpips_vgg)
     networks: list[VideoFeatures] = []
     if protocol.frechet_samples == 0:
@@ -82,6 +90,15 @@ def make_plan(
             needed = f"it needs 2 videos of {network.min_frames} frames, and there are {n_videos} of {n_frames}"
             left_out.append(f"{network.name}: left out, {needed}")
     return Plan(protocol, n_samples, n_videos, out, metrics, networks, left_out)
+
+
+def facts_before(out: Path) -> dict[str, object]:
+    """What the evaluation in `out` says of itself; empty where there is none that can be read."""
+    try:
+        facts = json.loads((out / "metrics.json").read_text())
+        return facts | {name: int(facts[name]) for name in ("n_samples", "n_videos")}
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return {}
 
 
 def execute(
@@ -133,6 +150,13 @@ def execute(
             "published": published.to_json(rows),
             **p.facts,
         }
+        before = facts_before(p.out)
+        changed = [
+            f"{name} {before[name]} -> {whole[name]}"
+            for name in ("checkpoint", "step", "seed", "amp", "n_samples", "n_videos")
+            if name in before and name in whole and before[name] != whole[name]
+        ]
+        lines += [f"{p.out}: replaced an earlier evaluation ({', '.join(changed)})"] if changed else []
         results.write(p.out, whole)
         results.draw(p.out, formats=formats, scale=scale)
         write_report(p.out / "report.html", [p.out])

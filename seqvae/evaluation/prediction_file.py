@@ -13,6 +13,7 @@ Attributes: format ("seqvae predictions"), version (1), n_past, and optionally t
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ from seqvae.evaluation.predictions import BadPredictions, Predictions, array
 FORMAT, VERSION = "seqvae predictions", 1
 # A chunk is one video or one of its futures; the checksum of each finds damage that gzip alone would pass.
 STORAGE = {"compression": "gzip", "compression_opts": 4, "fletcher32": True}
+FILTERS = {1, 2, 3, 4, 5, 6, 32000}  # HDF5's own and lzf; any other makes HDF5 look for a plugin, which is code
+MIN_SIZE = 11  # px, SSIM's window
 OPTIONAL = {"posterior": ("V", "F", "C", "H", "W"), "mean_image": ("C", "H", "W")}
 
 
@@ -50,7 +53,14 @@ class Facts(TypedDict, total=False):
     source: str
     data: str
     root: str | None
+    run: str
+    checkpoint: str
+    amp: str
+    step: Annotated[int, Field(ge=0, lt=2**63)]
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    sigma: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    geco: dict[str, Any]
+    config: dict[str, Any]
     test_set: dict[str, str | int | float | bool | None]
     protocols: dict[str, ProtocolFacts]
 
@@ -86,9 +96,10 @@ class SavedPredictions(Predictions):
         self.n_past, self.n_future = n_past, truth.shape[1] - n_past
         self.n_videos, self.n_samples = samples.shape[:2]
         frame = truth.shape[2:]
-        if frame[0] not in (1, 3) or 0 in (*truth.shape, *samples.shape):
+        if frame[0] not in (1, 3) or 0 in (*truth.shape, *samples.shape) or min(frame[1:]) < MIN_SIZE:
             raise ValueError(
-                f"{path}: truth is {truth.shape}, expected (V, T, C, H, W) with C 1 or 3 and nothing empty"
+                f"{path}: truth is {truth.shape}, expected (V, T, C, H, W) with C 1 or 3, H and W of {MIN_SIZE} px or "
+                "more, and nothing empty"
             )
         sizes = {"V": truth.shape[0], "F": self.n_future, "C": frame[0], "H": frame[1], "W": frame[2]}
         self._check_shape("samples", (sizes["V"], self.n_samples, self.n_future, *frame))
@@ -142,8 +153,14 @@ class SavedPredictions(Predictions):
             ) from None
 
     def _dataset(self, name: str, dtype: type, ndim: int) -> h5py.Dataset:
+        """A dataset of this very file, all of it written; nothing of it has been read."""
         try:
+            link = self.file.get(name, getlink=True)
+            if link is not None and not isinstance(link, h5py.HardLink):
+                raise ValueError(f"{self.path}: {name} is a link; write the frames themselves into the file")
             found = self.file.get(name)
+            if isinstance(found, h5py.Dataset):
+                self._check_storage(name, found)
         except (OSError, RuntimeError, KeyError) as error:
             raise ValueError(f"{self.path}: {name} is damaged ({_line(error)}); write it again") from None
         what = f"{found.shape} {found.dtype}" if isinstance(found, h5py.Dataset) else "missing"
@@ -151,17 +168,42 @@ class SavedPredictions(Predictions):
             raise ValueError(f"{self.path}: {name} is {what}, expected {ndim} axes of {np.dtype(dtype)}")
         return found
 
+    def _check_storage(self, name: str, found: h5py.Dataset) -> None:
+        """ValueError for data in other files or virtual, filters that are plugins, and frames that nobody wrote."""
+        settings = found.id.get_create_plist()
+        if found.is_virtual or settings.get_external_count():
+            raise ValueError(f"{self.path}: {name} lies in other files; write the frames themselves into the file")
+        filters = {settings.get_filter(i)[0] for i in range(settings.get_nfilters())}
+        if not filters <= FILTERS:
+            raise ValueError(f"{self.path}: {name} is compressed by a plugin; use gzip, lzf or no compression")
+        stored = found.id.get_storage_size()
+        expected, written = found.nbytes, stored
+        if found.chunks:  # gzip makes a byte of 1032 at most
+            expected, written = (
+                math.prod(-(-n // c) for n, c in zip(found.shape, found.chunks)),
+                found.id.get_num_chunks(),
+            )
+        if written < expected or stored > self.path.stat().st_size or found.nbytes > 1100 * stored:
+            raise ValueError(
+                f"{self.path}: {name} is {found.shape}, {found.nbytes:,} bytes, of which the file holds {stored:,} on "
+                f"disk: not all of it was written"
+            )
+
     def _check_shape(self, name: str, expected: tuple[int, ...]) -> None:
         if self.file[name].shape != expected:
             raise ValueError(f"{self.path}: {name} is {self.file[name].shape}, expected {expected} beside truth")
 
     def _facts(self, text: object) -> "Facts":
         try:
-            return FACTS.validate_json(text)
+            facts = FACTS.validate_json(text if isinstance(text, str) else b"")
+            json.dumps(facts, allow_nan=False)
+            return facts
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, ("facts", *first["loc"])))
             raise ValueError(f"{self.path}: the attribute {where}: {first['msg']}; docs/predictions.md") from None
+        except ValueError:
+            raise ValueError(f"{self.path}: the attribute facts holds NaN or infinity, which JSON has not") from None
 
     def _sigma_attribute(self, sigma: object) -> Tensor | None:
         if sigma is None:

@@ -8,9 +8,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from seqvae.metrics.published import caption
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from seqvae.metrics.published import MARKS, caption
 
 LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
 BASELINES = {
@@ -27,6 +30,115 @@ NOTES = BASELINES | {
     "oracle best": "the program that made the videos, continued from the true state",
     "oracle mean": "a typical future of that program",
 }
+
+Count = Annotated[int, Field(ge=0, lt=2**63)] | None
+Number = float | None
+
+
+class Entry(TypedDict, total=False):
+    """Of metrics.json; here and below any entry may be absent, and others are kept as they are."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+
+
+class Curve(Entry, total=False):
+    mean: list[Number]
+    interval95: list[Number]
+
+
+class Estimated(Entry, total=False):
+    mean: Number
+    interval95: Number
+    per_frame: Curve
+
+
+class Calibrated(Entry, total=False):
+    ratio: Estimated
+    coverage: dict[Annotated[str, Field(pattern=r"^0\.\d+$")], Estimated]
+
+
+class Interval(Entry, total=False):
+    mean: Number
+    low: Number
+    high: Number
+
+
+class Metric(Entry, total=False):
+    label: str
+    definition: str | None
+    higher_is_better: bool
+
+
+class Definitions(Entry, total=False):
+    name: str
+    data: str | None
+    n_past: Count
+    n_future: Count
+
+
+class TestSet(Entry, total=False):
+    name: str | None
+    sha256: str | None
+
+
+class Distance(Entry, total=False):
+    distance: Number
+    floor: Number
+    n_fake: Count
+    n_real: Count
+    sha256: str | None
+
+
+class Published(Entry):
+    name: str
+    mark: Literal[tuple(MARKS)]
+
+
+class Bounds(Entry, total=False):
+    rate_nats_per_frame: Number
+    distortion_nats_per_frame: Number
+    rmse: Number
+    bits_per_dim: Number
+    bits_bound_the_bytes: bool
+    active_units: Count
+    kl_per_frame: list[Number]
+    kl_per_latent: list[float]
+
+
+class Facts(Entry, total=False):
+    """metrics.json of one evaluation."""
+
+    protocol: str
+    definitions: Definitions
+    metrics: dict[str, Metric]
+    n_samples: Count
+    n_videos: Count
+    n_images: Count
+    test_set: TestSet
+    results: dict[str, dict[str, Estimated | Number]]
+    best_of_n: dict[str, dict[Annotated[int, Field(ge=1, lt=2**63)], Interval]]
+    oracle_best_of_n: dict[str, dict[Annotated[int, Field(ge=1, lt=2**63)], Interval]]
+    squared_error: dict[str, Estimated]
+    diversity: Estimated
+    diversity_lpips: Estimated
+    calibration: dict[str, str | Calibrated]
+    published: list[Published]
+    frechet: dict[str, Distance]
+    left_out: list[str]
+    bounds: Bounds
+    geco: dict[str, Any]
+    config: dict[str, Any]
+    versions: dict[str, Any]
+    predictions: dict[str, Any]
+    run: str
+    checkpoint: str
+    command: str
+    step: Count
+    seed: Count
+    sigma: Number
+
+
+FACTS = TypeAdapter(Facts)
 
 Score = tuple[float, float | None]  # mean, half width of its 95 % interval if known
 
@@ -84,12 +196,15 @@ def read_evaluations(folders: Sequence[Path]) -> list[Evaluated]:
     for folder in map(Path, folders):
         path = folder / "metrics.json"
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = FACTS.validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(f"{path} is missing; evaluate the run first: python evaluate.py RUN") from None
-        except (OSError, ValueError) as error:
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"][:4])) or "metrics.json"
+            raise ValueError(f"{path} cannot be read: {where}: {first['msg']}; evaluate the run again") from None
+        except OSError as error:
             raise ValueError(f"{path} cannot be read: {error}; evaluate the run again") from None
-        facts = facts if isinstance(facts, dict) else {}
         needed = {"test_set"} if "squared_error" in facts else {"protocol", "definitions", "results", "best_of_n"}
         if missing := sorted((needed | {"test_set"}) - facts.keys()):
             raise ValueError(f"{path} has no {', '.join(missing)}: evaluate the run again")

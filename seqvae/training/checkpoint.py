@@ -2,13 +2,19 @@
 
 import io
 import os
+import zipfile
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 
 class DamagedCheckpoint(ValueError):
-    """No readable checkpoint where there should be one."""
+    """A checkpoint's bytes are not those that were written."""
+
+
+class ForeignCheckpoint(ValueError):
+    """A whole file that holds something other than this run's state."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -48,27 +54,69 @@ def _serialised(state: dict) -> bytes:
 
 
 def load(path: Path) -> dict:
-    """The state in `path`, tensors (on the CPU) and plain values only; DamagedCheckpoint if it is not a whole one.
+    """The state in `path`, tensors (on the CPU) and plain values only.
 
-    A file that cannot be opened, or memory that runs out, is not the checkpoint's fault: OSError and MemoryError pass.
+    torch.save stores a CRC-32 of every tensor and torch.load ignores it. Here it is verified first, so a single
+    flipped bit is found.
+
+    Raises:
+        DamagedCheckpoint: not the bytes that were written.
+        ForeignCheckpoint: a whole file, but not of a run.
+        OSError, MemoryError: the file cannot be opened or does not fit; that is not the checkpoint's fault.
     """
     content = path.read_bytes()
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as records:
+            if (damaged := records.testzip()) is not None:
+                raise zipfile.BadZipFile(f"wrong CRC-32 of {damaged}")
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # zip, pickle and runtime errors alike: torch has no single type for a broken file
         raise DamagedCheckpoint(f"{path} cannot be read: damaged or cut short ({type(error).__name__})") from None
-    if not isinstance(state, dict) or not {"step", "model", "ema"} <= state.keys():
-        raise DamagedCheckpoint(f"{path} is no checkpoint of a run: it lacks step and model")
+    if not isinstance(state, dict) or not {"step", "model", "ema", "objective"} <= state.keys():
+        raise ForeignCheckpoint(f"{path} is not a checkpoint of a run: it lacks step, model, ema or objective")
+    if type(state["step"]) is not int or state["step"] < 0:
+        raise ForeignCheckpoint(f"{path}: step is {state['step']!r:.40}, expected a number of steps")
+    for name in ("model", "objective", *(["ema"] if state["ema"] is not None else [])):
+        tensors = state[name]
+        if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+            raise ForeignCheckpoint(f"{path}: {name} is not a dict of tensors")
+        if not tensors and name != "objective":
+            raise ForeignCheckpoint(f"{path}: {name} is empty")
     return state
 
 
-def load_latest(folder: Path) -> tuple[dict | None, str | None]:
-    """State to go on from, and a sentence if that was not simply last.pt. (None, None) in a folder without any.
+def check_like(found: object, expected: object, name: str) -> None:
+    """ForeignCheckpoint unless both have the same keys, types and shapes, and `found` no NaN; `name` is for errors."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in [*expected, *found]:
+            if key not in expected or key not in found:
+                where = "is missing" if key not in found else "does not belong there"
+                raise ForeignCheckpoint(f"{name}.{key} {where}; these settings do not describe it")
+            check_like(found[key], expected[key], f"{name}.{key}")
+        return
+    if _kind(found) != _kind(expected):
+        raise ForeignCheckpoint(f"{name} is {_kind(found)}, expected {_kind(expected)}; it is from another run")
+    if not (found.isfinite().all() if isinstance(found, Tensor) else found == found):
+        raise ForeignCheckpoint(f"{name} holds NaN or infinity")
 
-    A last.pt that cannot be read (a crash of the machine, a copy that broke off) is set aside as last.damaged.pt and
-    previous.pt is taken. DamagedCheckpoint if neither can be read: nothing is overwritten then.
+
+def _kind(value: object) -> str:
+    if isinstance(value, Tensor) and value.layout == torch.strided:
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return type(value).__name__
+
+
+def load_latest(folder: Path) -> tuple[dict | None, str | None]:
+    """State to resume from, and a sentence if that is not simply last.pt; (None, None) in a folder without any.
+
+    Takes previous.pt where last.pt is damaged (a crash of the machine, a bad disk) or missing. Changes no file:
+    `set_aside_damaged` does, once the state is accepted.
+
+    Raises:
+        DamagedCheckpoint: neither can be read.
+        ForeignCheckpoint: a whole file that no run can resume from.
     """
     last, previous = folder / "last.pt", folder / "previous.pt"
     damage = []
@@ -77,16 +125,20 @@ def load_latest(folder: Path) -> tuple[dict | None, str | None]:
             continue
         try:
             state = load(path)
-            if "optimizer" not in state:
-                raise DamagedCheckpoint(f"{path} holds weights alone, nothing to go on from")
         except DamagedCheckpoint as error:
             damage.append(str(error))
             continue
-        if damage:
-            os.replace(last, folder / "last.damaged.pt")
+        if "optimizer" not in state:
+            raise ForeignCheckpoint(f"{path} holds weights alone, nothing to resume from")
         if path == last:
             return state, None
-        return state, f"{damage[0] if damage else f'{last} is missing'}: going on from {path}, step {state['step']}"
+        return state, f"{damage[0] if damage else f'{last} is missing'}: resuming from {path}, step {state['step']}"
     if damage:
         raise DamagedCheckpoint(f"{'; '.join(damage)}; there is no other: move {folder} away to start again")
     return None, None
+
+
+def set_aside_damaged(folder: Path) -> None:
+    """Renames a last.pt that `load_latest` found damaged, so that it never replaces the good previous.pt."""
+    if (folder / "last.pt").exists():
+        os.replace(folder / "last.pt", folder / "last.damaged.pt")

@@ -159,7 +159,9 @@ def run(
             step, done = trainer.step, trainer.step == cfg.optim.steps
             signal_number = vote(stopped())
 
-            if done or step % cfg.run.log_every == 0:
+            saving = done or step % cfg.run.checkpoint_every == 0
+            # Also at a checkpoint: the means since then are what a resumed run has.
+            if saving or signal_number or step % cfg.run.log_every == 0:
                 if main:
                     line = interval.means() | trainer.status()
                     logger.log(step, line)
@@ -168,9 +170,10 @@ def run(
                 if trainer.take_longest_streak() >= MAX_SKIPPED:
                     raise TrainingFailed(_broken(run_dir, f"{MAX_SKIPPED} steps in a row up to step {step} had a"))
             with interval.paused():
-                saving = done or step % cfg.run.checkpoint_every == 0
                 if (saving or signal_number) and not trainer.weights_are_finite():
                     raise TrainingFailed(_broken(run_dir, f"step {step} left weights, and so a"))
+                if main and (done or step % cfg.run.sample_every == 0):  # first: a kill after it draws it once more
+                    logger.picture(step, trainer.sample_pictures(valid_clips, run_dir / "samples"))
                 if saving:
                     validated = distributed.on_main(lambda: trainer.validate(valid_clips))
                     better = trainer.note_validation(validated)
@@ -183,8 +186,6 @@ def run(
                     checkpoint.save(checkpoints, trainer.state(), best=better)
                 elif main and signal_number:
                     checkpoint.save(checkpoints, trainer.state(), best=False)
-                if main and (done or step % cfg.run.sample_every == 0):
-                    logger.picture(step, trainer.sample_pictures(valid_clips, run_dir / "samples"))
             if signal_number and not done:
                 break
         vote.close()
@@ -192,10 +193,12 @@ def run(
 
 
 def _broken(run_dir: Path, what: str) -> str:
-    last = run_dir / "checkpoints" / "last.pt"
-    kept = (
-        f"{last} (step {checkpoint.load(last)['step']}) is the last checkpoint" if last.exists() else "none was saved"
-    )
+    last, kept = run_dir / "checkpoints" / "last.pt", "no checkpoint was saved"
+    if last.exists():
+        try:
+            kept = f"{last} (step {checkpoint.load(last)['step']}) is the last checkpoint"
+        except ValueError as error:
+            kept = str(error)
     return (
         f"{what} loss or gradient that is not finite; {kept}; start anew in another --run-dir, with a lower --optim.lr "
         f"or with --optim.grad-clip{f' (--init-from {run_dir} keeps the weights)' if last.exists() else ''}"

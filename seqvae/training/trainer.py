@@ -24,6 +24,7 @@ from seqvae.gaussian import Gaussian, keyed_noise
 from seqvae.likelihoods.gaussian import gaussian_log_prob
 from seqvae.models import Prediction, VideoModel
 from seqvae.objectives import Geco, Numbers, Terms, bits_per_dim, iwae_bound, masked_mean, sum_frames
+from seqvae.training.checkpoint import ForeignCheckpoint, check_like
 from seqvae.training.recompute import frozen_statistics, recompute_in_backward
 from seqvae.training.terms import FrameTerms, batch_terms, complete, frame_terms
 from seqvae.visualize import Panel, write_animation_grid, write_strip
@@ -147,11 +148,24 @@ class Trainer:
         }
 
     def load(self, state: dict) -> None:
+        """Resume from `state`; ForeignCheckpoint where it is not the state of a run with these settings."""
+        name = f"the checkpoint in {self.cfg.run_dir}: "
+        check_like({**state, "optimizer": None}, {**self.state(), "optimizer": None}, f"{name}state")
+        groups = [{**group, "params": None, "lr": None} for group in self.optimizer.param_groups]
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            same = [{**group, "params": None, "lr": None} for group in self.optimizer.param_groups] == groups
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError):
+            same = False
+        if not same:
+            raise ForeignCheckpoint(f"{name}optimizer is not Adam's state for these weights; it is from another run")
+        for weight in self.model.parameters() if state["step"] else ():
+            expected = {"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight}
+            check_like(self.optimizer.state.get(weight), expected, f"{name}optimizer")
         self.step, self.best = state["step"], state["best"]
         self.counters.copy_(state["counters"])
         self.model.load_state_dict(state["model"])
         self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
 
@@ -294,7 +308,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, clips: Dataset) -> dict[str, float | list[float]]:
-        """RMSE, KL, bounds and the latents' use on held-out clips, sampled z, eval mode; calibrates the decoder's sigma.
+        """RMSE, KL, bounds and use of the latents on held-out clips, sampled z, eval mode; calibrates sigma.
 
         A decoder whose sigma is not learned by gradients (fixed, as for GECO, or analytic) has its ELBO quoted at the
         sigma that is best over these very clips, and stores it (`calibrate`) for evaluation; so runs compare, and the

@@ -1,0 +1,45 @@
+"""One process per run folder: a second one is refused, and a killed one leaves nothing to clean up."""
+
+import errno
+import fcntl
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+
+class RunLock:
+    """Lock of a run folder, held until `release` or until the process ends in any way.
+
+    A POSIX record lock, and not flock (which the package filelock uses): data loading workers inherit flock's, so after
+    a kill -9 of the run it would stay locked for as long as an orphaned worker lives. The file .lock says who holds it.
+    """
+
+    def __init__(self) -> None:
+        self.file: BinaryIO | None = None
+
+    def acquire(self, run_dir: Path) -> None:
+        """ValueError naming the holder if it is another process; does nothing in the process that has it already."""
+        if self.file is not None:
+            return
+        file = os.fdopen(os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            with file:
+                holder = file.read(200).decode(errors="replace").strip() or "another process"
+            raise ValueError(f"{run_dir} is in use by {holder}; wait for it, or choose another --run-dir") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            print(f"{run_dir} cannot be locked ({error.strerror}): start no second run in it", file=sys.stderr)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        file.flush()
+        self.file = file
+
+    def release(self) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
