@@ -115,9 +115,10 @@ class OptimConfig:
     batch_size: int = 100  # clips per step, over all processes
     accumulate: int = 1  # passes a step is made in, each of batch-size / accumulate clips: less memory, the same step
     lr: float = 2e-3  # SVG's; a learned sigma takes ten times as much
+    beta2: float = 0.999  # decay of Adam's mean of squared gradients; lower where their size changes fast
     schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate after warm-up; cosine ends at 0
     warmup: int = 0  # steps of linear warm-up
-    grad_clip: float | None = None  # largest gradient norm of the loss in nats per frame; None: no clipping
+    grad_clip: float | None = None  # largest gradient norm of each parameter group, nats per frame; None: no clipping
     ema: float | None = None  # decay of averaged weights, used for validation and evaluation; None: none are kept
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -129,6 +130,8 @@ class OptimConfig:
                 raise ValueError(f"optim.{name.replace('_', '-')} must be finite and > 0, got {value}")
         if self.warmup < 0:
             raise ValueError(f"optim.warmup must be >= 0 steps, got {self.warmup}")
+        if not 0 <= self.beta2 < 1:
+            raise ValueError(f"optim.beta2 must be in [0, 1), got {self.beta2}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"optim.ema must be in (0, 1), got {self.ema}")
 

@@ -112,7 +112,7 @@ class Trainer:
         groups = model.parameter_groups()
         if sigma := list(model.likelihood.parameters()):
             groups.append({"params": sigma, "scale": SIGMA_LR})
-        self.optimizer = torch.optim.Adam(groups, lr=cfg.optim.lr, fused=True)
+        self.optimizer = torch.optim.Adam(groups, lr=cfg.optim.lr, betas=(0.9, cfg.optim.beta2), fused=True)
         # .to() after the copy joins the LSTMs' weights again, which cuDNN wants in one piece.
         self.ema = copy.deepcopy(model).requires_grad_(False).eval().to(device) if cfg.optim.ema else None
         self.amp = resolve_amp(cfg.compute, device)
