@@ -140,7 +140,7 @@ def prepare(cfg: RunConfig, device: torch.device) -> tuple[Trainer, Dataset, Dat
         distributed.on_all(lambda: trainer.load(state))
         if note:
             distributed.on_main(lambda: checkpoint.set_aside_damaged(Path(cfg.run_dir) / "checkpoints"))
-        distributed.say(note or f"going on from {cfg.run_dir}, step {trainer.step}")
+        distributed.say(note or f"resuming {cfg.run_dir} from step {trainer.step}")
     elif cfg.init_from is not None:
         init_from(trainer, Path(cfg.init_from))
     if "geco" in cfg.objective.name:
@@ -148,7 +148,7 @@ def prepare(cfg: RunConfig, device: torch.device) -> tuple[Trainer, Dataset, Dat
         squared = objective.tolerance**2
         distributed.say(
             f"{objective.name}: tolerance {objective.tolerance} RMSE per pixel, squared {squared:.3g}, "
-            f"summed over {dims} pixels {dims * squared:.4g}; first lambda {objective.lambda_init:.4g}"
+            f"summed over {dims} pixels {dims * squared:.4g}; calibrated lambda there {1 / (2 * squared):.4g}"
         )
     return trainer, train_clips, valid_clips
 
