@@ -95,7 +95,7 @@ def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(name, tmp_path):
 
     resumed = run(*command, "--run-dir", str(killed), *steps)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"going on from {killed}, step {reached}" in resumed.stdout
+    assert f"resuming {killed} from step {reached}" in resumed.stdout
     assert train.main([*command, "--run-dir", str(whole), *steps]) == 0
     assert_bitwise_equal(final(whole), final(killed))
     lines = [
