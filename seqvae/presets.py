@@ -28,8 +28,8 @@ def _images(data: DataConfig, z_dim: int, steps: int, **parts) -> RunConfig:
 
 
 PRESETS: dict[str, tuple[str, RunConfig]] = {
-    "demo": (
-        "a few CPU minutes on drawn digits: GECO at 32 px",
+    "demo-svg": (
+        "a few CPU minutes on drawn digits: SVG, GECO at 32 px",
         RunConfig(
             data=DataConfig(name="digits", image_size=32, digit_size=16, deterministic=True, min_speed=2, max_speed=3),
             model=SvgConfig(width=16, z_dim=8, g_dim=64, rnn_size=128),
@@ -79,6 +79,20 @@ _TRANSPORT = {
     "run": RunSettings(sample_every=1_000, checkpoint_every=500, n_valid=128),
 }
 PRESETS |= {
+    "demo": (
+        "a few CPU minutes on drawn digits: canvases that move, GECO at 32 px",
+        RunConfig(
+            data=DataConfig(name="digits", image_size=32, digit_size=16, deterministic=True, min_speed=2, max_speed=3),
+            model=TransportConfig(layers=1, rnn_size=96, max_displacement=4),
+            likelihood=_GAUSSIAN,
+            objective=ObjectiveConfig(name="geco", tolerance=0.03),
+            optim=OptimConfig(
+                steps=1_500, batch_size=16, lr=2e-3, beta2=0.99, schedule="cosine", warmup=50, grad_clip=200.0
+            ),
+            compute=ComputeConfig(amp="bf16", compile="off", workers=0),
+            run=RunSettings(sample_every=500, checkpoint_every=250, n_valid=64),
+        ),
+    ),
     "smmnist-transport-geco": (
         "stochastic Moving MNIST, canvases that move, GECO: per-pixel RMSE 0.035",
         RunConfig(**_TRANSPORT, likelihood=_GAUSSIAN, objective=ObjectiveConfig(name="geco", tolerance=0.035)),
