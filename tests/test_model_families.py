@@ -9,9 +9,9 @@ import torch
 from torch.testing import assert_close
 from torch.utils._pytree import tree_leaves
 
-from seqvae.config import DataConfig, OptimConfig, RunConfig, from_json, to_json
+from seqvae.config import ComputeConfig, DataConfig, OptimConfig, RunConfig, from_json, to_json
 from seqvae.likelihoods import LIKELIHOODS
-from seqvae.models import FAMILIES, ModelConfig
+from seqvae.models import FAMILIES, SVG, ModelConfig
 from tests.families import IMAGES, build, clips, noise, run_of, small, variants
 from tests.test_train_cli import assert_bitwise_equal
 from train import build_trainer
@@ -109,6 +109,14 @@ def test_parts_that_training_compiles_and_recomputes_exist(family):
     model = build(small(family))
     assert all(isinstance(getattr(model, name), torch.nn.Module) for name in model.compiled)
     assert all(callable(getattr(model, name)) for name in model.recomputed)
+
+
+def test_flags_that_a_family_has_no_part_for_are_refused(monkeypatch):
+    monkeypatch.setattr(SVG, "compiled", ())
+    monkeypatch.setattr(SVG, "recomputed", ())
+    for option, message in (({"compile": "on"}, "no part to compile"), ({"checkpoint_activations": True}, "recompute")):
+        with pytest.raises(ValueError, match=message):
+            build_trainer(dataclasses.replace(RUN, compute=ComputeConfig(**option)), 1, CPU)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -126,6 +126,13 @@ class VideoModel(nn.Module, ABC, Generic[State]):
             Likelihood parameters (N * B, param_channels, H, W), and the state after this frame.
         """
 
+    def mean_frame(self, params: Tensor, state: State) -> Tensor:
+        """Mean of the frame that `step` predicted, (N * B, C, H, W) in [0, 1], from what it returned.
+
+        A family that keeps this frame in its state returns it from there: a mean over 256 levels takes a while.
+        """
+        return self.likelihood.mean(params)
+
     @property
     def has_latent(self) -> bool:
         """Whether futures differ from sample to sample."""
@@ -134,7 +141,7 @@ class VideoModel(nn.Module, ABC, Generic[State]):
     def compile_parts(self) -> None:
         """Compile the submodules named in `compiled`, in place; ValueError if there are none."""
         if not self.compiled:
-            raise ValueError(f"{type(self).__name__} has no part to compile; drop --compute.compile on")
+            raise ValueError(f"{type(self).__name__} has no part to compile; drop the flag that asks for it")
         for name in self.compiled:
             getattr(self, name).compile()
 
@@ -163,7 +170,7 @@ class VideoModel(nn.Module, ABC, Generic[State]):
         frames, sigmas = [], []
         for eps in noise[:, :, n_observed:].flatten(0, 1).unbind(1):  # (N * B, Z)
             params, state = self.step(state, eps)  # (N * B, param_channels, H, W)
-            frames.append(self.likelihood.mean(params))  # (N * B, C, H, W)
+            frames.append(self.mean_frame(params, state))  # (N * B, C, H, W)
             sigmas.append(self.likelihood.sigma(params))
         shape = noise.shape[:2]
         sigma = sigmas[0]
