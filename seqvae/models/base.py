@@ -56,15 +56,21 @@ class Prediction:
     """What `forward` returns, for each of the F predicted frames, in the weights' dtype whatever autocast does."""
 
     params: Tensor  # (K, B, F, likelihood.param_channels, H, W) likelihood parameters
-    q: Gaussian | None  # (B, F, Z) posterior; None without a latent
-    p: Gaussian | None  # (B, F, Z) prior
+    q: Gaussian | None  # (B, F, Z) posterior, or (K, B, F, Z) if it depends on earlier z; None without a latent
+    p: Gaussian | None  # prior, of q's shape
     z: Tensor  # (K, B, F, Z) sampled from q
 
+    def first_latents(self) -> tuple[Gaussian, Gaussian] | None:
+        """q and p of the first sample, (B, F, Z); None without a latent."""
+        if self.q is None:
+            return None
+        return tuple(Gaussian(*(x[0] if x.ndim == self.z.ndim else x for x in g)) for g in (self.q, self.p))
+
     def kl(self) -> Tensor:
-        """KL(q || p) per frame and latent, (B, F, Z) nats, float64; Z = 0 without a latent."""
+        """KL(q || p) per frame and latent, of the first sample, (B, F, Z) nats, float64; Z = 0 without a latent."""
         if self.q is None:
             return self.z[0].double()
-        return kl_per_latent(*(Gaussian(*(x.double() for x in g)) for g in (self.q, self.p)))
+        return kl_per_latent(*(Gaussian(*(x.double() for x in g)) for g in self.first_latents()))
 
     def log_ratio(self) -> Tensor:
         """log p(z) - log q(z) per frame, (K, B, F) nats, float64: minus the KL, estimated from each sample alone."""

@@ -303,8 +303,9 @@ class Trainer:
             out, terms = self.terms(model, video, noise, generator)
             sums = [masked_mean(x, self.mask) * len(video) for x in (terms.sse, terms.kl.sum(-1), terms.log_density)]
             totals, count = totals + torch.stack(sums), count + len(video)
-            if out.q is not None:
-                latents.append((out.q.mu, out.p.mu, out.p.logvar, terms.kl))
+            if model.has_latent:
+                q, p = out.first_latents()
+                latents.append((q.mu, p.mu, p.logvar, terms.kl))
         sse, kl, log_density = (totals / count).tolist()
         mse = sse / terms.dims
         model.likelihood.calibrate(mse)
