@@ -143,9 +143,9 @@ class ComputeConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
     amp: Literal["auto", "bf16", "off"] = "auto"  # bfloat16 convolutions; auto: on CUDA; off: float32, there TF32
     compile: Literal["auto", "on", "off"] = (
-        "auto"  # torch.compile of encoder and decoder; auto: on CUDA with a C compiler
+        "auto"  # torch.compile of the model's parts that gain by it; auto: on CUDA with a C compiler
     )
-    checkpoint_activations: bool = False  # compute encoder and decoder again in the backward pass: less memory
+    checkpoint_activations: bool = False  # compute frame features and pictures again in the backward pass: less memory
     data: Literal["auto", "host", "device"] = "auto"  # where training clips are made; auto: on CUDA there, if it can be
     workers: int = 2  # data loading processes on the host, for each training process; 0 makes clips between steps
     timeout: int = 600  # seconds that processes wait for one another; validation and samples have to fit in

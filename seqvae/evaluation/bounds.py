@@ -99,8 +99,8 @@ def measure_bounds(
                 chunks[name].append(getattr(terms, name))
             if start == 0:
                 whole = {"kl": terms.kl, "sse": terms.sse[0], "z": out.z[0]}
-                if out.q is not None:
-                    q, p = out.latents()
+                if model.has_latent:
+                    q, p = out.first_latents()
                     whole |= dict(q_mu=q.mu, q_logvar=q.logvar, p_mu=p.mu, p_logvar=p.logvar)
         for name, value in (whole | {name: torch.cat(chunk) for name, chunk in chunks.items()}).items():
             parts.setdefault(name, []).append(value.cpu())
