@@ -7,11 +7,10 @@ same. Shapes: K importance samples, N generated samples, B images, C H W, G = g_
 import torch
 from torch import Tensor, nn
 
-from seqvae.gaussian import Gaussian, standard_normal_like
+from seqvae.gaussian import Gaussian, limit_logvar, standard_normal_like
 from seqvae.likelihoods import Likelihood
 from seqvae.model import ModelConfig, Prediction, float32, init_as_svg
 from seqvae.networks import build_decoder, build_encoder
-from seqvae.networks.recurrent import LOGVAR_LIMIT
 
 
 class ImageVAE(nn.Module):
@@ -36,7 +35,7 @@ class ImageVAE(nn.Module):
         h = self.encode(video)
         with float32(video):
             mu, logvar = self.posterior(h.to(self.posterior.weight.dtype)).chunk(2, dim=-1)
-            q = Gaussian(mu[:, None], logvar.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)[:, None])  # (B, 1, Z)
+            q = Gaussian(mu[:, None], limit_logvar(logvar)[:, None])  # (B, 1, Z)
             z = q.sample(noise)  # (K, B, 1, Z)
         return Prediction(self.decode(z), q, standard_normal_like(q), z)
 

@@ -168,6 +168,7 @@ def training_facts(cfg: RunConfig, model: Model, state: dict) -> dict[str, objec
             "verdict": objective.verdict(),
             "tolerance": objective.tolerance,
             "rmse": objective.rmse().item(),
+            "held_out_rmse": objective.held_out_rmse().item(),
             **status,
             "summary": objective.summary(),
         }
