@@ -136,7 +136,7 @@ def prepare(cfg: RunConfig, device: torch.device) -> tuple[Trainer, Dataset, Dat
         squared = objective.tolerance**2
         distributed.say(
             f"{objective.name}: tolerance {objective.tolerance} RMSE per pixel, squared {squared:.3g}, "
-            f"summed over {dims} pixels {dims * squared:.4g}; first lambda {objective.lambda_init:.4g}"
+            f"summed over {dims} pixels {dims * squared:.4g}; calibrated lambda there {1 / (2 * squared):.4g}"
         )
     return trainer, train_clips, valid_clips
 
