@@ -170,6 +170,7 @@ def training_facts(cfg: RunConfig, model: VideoModel, state: dict) -> dict[str, 
             "verdict": objective.verdict(),
             "tolerance": objective.tolerance,
             "rmse": objective.rmse().item(),
+            "held_out_rmse": objective.held_out_rmse().item(),
             **status,
             "summary": objective.summary(),
         }

@@ -40,7 +40,8 @@ OPTIONAL = {"posterior": ("V", "F", "C", "H", "W"), "mean_image": ("C", "H", "W"
 class ProtocolFacts(TypedDict, total=False):
     """Of one protocol."""
 
-    n_samples: Annotated[int, Field(ge=1)]  # the protocol's, for this model
+    n_samples: Annotated[int, Field(ge=1)]  # the protocol's
+    note: str  # printed with the protocol's name
     n_videos: Annotated[int, Field(ge=1)]  # that the numbers below were measured on
     bounds: dict[str, Any]
 
