@@ -19,7 +19,7 @@ from seqvae.config import (
     RunSettings,
 )
 from seqvae.likelihoods import LIKELIHOODS
-from seqvae.models import SvgConfig
+from seqvae.models import ImageConfig, SvgConfig
 from seqvae.objectives import FIELDS_OF
 from seqvae.training import checkpoint
 from seqvae.training.checkpoint import (
@@ -155,7 +155,7 @@ def test_averaged_weights_follow_with_the_decay():
 
 def test_averaged_weights_predict_with_averaged_statistics_of_the_norms():
     images = DataConfig(name="mnist", n_past=0, n_future=1, image_size=32)
-    cfg = dataclasses.replace(TINY, data=images, model=ModelConfig(prior="fixed", width=4, g_dim=8, z_dim=3))
+    cfg = dataclasses.replace(TINY, data=images, model=ImageConfig(width=4, g_dim=8, z_dim=3))
     cfg = change(cfg, "optim", ema=0.98, lr=1e-2, batch_size=16, steps=300)
     trainer = build_trainer(cfg, 1, CPU)
     generator = torch.Generator().manual_seed(0)
