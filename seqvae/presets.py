@@ -100,11 +100,11 @@ PRESETS |= {
         "a few CPU minutes on drawn digits: canvases that move, GECO at 32 px",
         RunConfig(
             data=DataConfig(name="digits", image_size=32, digit_size=16, deterministic=True, min_speed=2, max_speed=3),
-            model=TransportConfig(layers=1, rnn_size=96, max_displacement=4),
+            model=TransportConfig(layers=1, rnn_size=128),
             likelihood=_GAUSSIAN,
-            objective=ObjectiveConfig(name="geco", tolerance=0.03),
+            objective=ObjectiveConfig(name="geco", tolerance=0.05),
             optim=OptimConfig(
-                steps=1_500, batch_size=16, lr=2e-3, beta2=0.99, schedule="cosine", warmup=50, grad_clip=200.0
+                steps=1_500, batch_size=16, lr=1e-3, beta2=0.99, schedule="cosine", warmup=50, grad_clip=200.0
             ),
             compute=ComputeConfig(amp="bf16", compile="off", workers=0),
             run=RunSettings(sample_every=500, checkpoint_every=250, n_valid=64),
@@ -128,7 +128,7 @@ PRESETS |= {
             data=_BAIR,
             model=_VGG,
             likelihood=_GAUSSIAN,
-            objective=ObjectiveConfig(name="geco", tolerance=0.03),  # not measured: no run on BAIR yet
+            objective=ObjectiveConfig(name="geco", tolerance=0.05),  # not measured: no run on BAIR yet
             optim=_COSINE,
         ),
     ),
