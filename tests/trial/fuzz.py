@@ -142,10 +142,9 @@ def read_all(reader: Reader, paths: list[Path]) -> int:
 
 def trial(seconds: float, seed: int, folder: Path) -> Iterator[tuple[str, int, str | None]]:
     """For one batch of mutated files after the other: the kind, how many were read, and what went wrong."""
-    rng, end = random.Random(seed), time.monotonic() + seconds
-    source = folder / "seeds"
+    rng, source = random.Random(seed), folder / "seeds"
     source.mkdir()
-    readers = seeds(source)
+    readers, end = seeds(source), time.monotonic() + seconds
     while time.monotonic() < end:
         for name, reader in readers.items():
             if time.monotonic() >= end:
