@@ -155,8 +155,8 @@ class ComputeConfig:
     def __post_init__(self) -> None:
         if self.timeout < 1:
             raise ValueError(f"compute.timeout must be >= 1 second, got {self.timeout}")
-        if self.workers < 0:
-            raise ValueError(f"compute.workers must be >= 0, got {self.workers}")
+        if not 0 <= self.workers <= 1024:
+            raise ValueError(f"compute.workers must be in [0, 1024], got {self.workers}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -388,6 +388,23 @@ def test_damaged_settings_are_one_line(content, tmp_path, capsys):
     assert (tmp_path / "config.json").read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    "flag, value, words",
+    [
+        ("--data.n-future", "1000000000", "optim.batch-size 3, 1000000002 frames of 32 px"),
+        ("--optim.batch-size", "9" * 30, "5 frames of 32 px"),
+        ("--model.rnn-size", "9" * 20, f"rnn-size {'9' * 20}"),
+        ("--model.predictor-layers", "9" * 20, "layers"),
+        ("--model.width", "9" * 9, f"model.width {'9' * 9}"),
+    ],
+)
+def test_more_than_the_memory_holds_is_refused_with_the_estimate(flag, value, words, tmp_path, capsys):
+    assert train.main([*GECO, f"{flag}={value}", "--run-dir", str(tmp_path / "a")]) == 2
+    error = capsys.readouterr().err
+    assert words in error and "GB of memory, and this machine has" in error and error.count(chr(10)) == 1
+    assert not (tmp_path / "a").exists()
+
+
 def test_unreadable_checkpoints_and_no_cuda_are_refused(tmp_path, capsys):
     assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
     for name in ("last", "previous"):

@@ -285,7 +285,7 @@ def writing(path: Path, predictions: Predictions, facts: dict[str, object]) -> I
     try:
         with partial.open("w+b", buffering=0) as raw:
             disk = _Disk(raw)
-            with h5py.File(disk, "w") as file:
+            with h5py.File(disk, "w", libver="v110") as file:
                 file.attrs.update(format=FORMAT, version=VERSION, n_past=predictions.n_past, facts=json.dumps(facts))
                 if predictions.mean_image is not None:
                     file["mean_image"] = array(predictions.mean_image.float())
