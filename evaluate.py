@@ -252,7 +252,7 @@ def prepare_videos(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torc
     n_samples = None if not cfg.model.has_latent and len(args.run_dirs) > 1 else args.n_samples
     asked = dict(n_samples=n_samples, n_videos=args.n_videos, test_set=args.test_set)
     protocols = [choose_protocol(cfg, name, **asked) for name in args.protocol]
-    if cfg.model.prior == "none":
+    if not cfg.model.has_latent:
         n_samples = 1
     model, state = load_model(args, run_dir, cfg, device)
     if args.compile == "on":

@@ -160,20 +160,21 @@ def prepare(cfg: RunConfig, device: torch.device) -> tuple[Trainer, Dataset, Dat
 
 def check_sizes(cfg: RunConfig) -> None:
     """ValueError for settings whose batch or weights cannot fit this machine's memory, before anything is made."""
-    data, model, k = cfg.data, cfg.model, cfg.objective.n_importance or 1
+    data, k = cfg.data, cfg.objective.n_importance or 1
     pixels = cfg.optim.batch_size * data.seq_len * data.image_size**2
     check_memory(
         4 * pixels * max(k, data.n_digits or 1),
         f"optim.batch-size {cfg.optim.batch_size}, {data.seq_len} frames of {data.image_size} px"
         + (f", objective.n-importance {k}" if k > 1 else ""),
     )
-    rnn, layers = (
-        model.rnn_size or 0,
-        sum((model.predictor_layers or 0, model.posterior_layers or 0, model.prior_layers or 0)),
-    )
-    n_weights = 8 * rnn**2 * layers + 16 * model.width**2 + (rnn + model.width) * (model.g_dim + (model.z_dim or 0))
-    sizes = {"width": model.width, "g-dim": model.g_dim, "rnn-size": rnn, "layers": layers, "z-dim": model.z_dim}
-    check_memory(16 * n_weights, "model." + ", ".join(f"{name} {value}" for name, value in sizes.items() if value))
+    try:
+        with torch.device("meta"):  # no memory
+            n_weights = sum(weight.numel() for weight in build_model(cfg, channels=3).parameters())
+    except (RuntimeError, TypeError):  # sizes beyond 64 bits
+        n_weights = 2**62
+    sizes = [(f.name, getattr(cfg.model, f.name)) for f in dataclasses.fields(cfg.model)]
+    given = (f"{name.replace('_', '-')} {value}" for name, value in sizes if type(value) is int)
+    check_memory(16 * n_weights, "model." + ", ".join(given))
 
 
 def clip_source(cfg: RunConfig, clips: Dataset, device: torch.device) -> BatchMaker | None:

@@ -90,7 +90,7 @@ _TRANSPORT = {
     "data": _SMMNIST,
     "model": TransportConfig(),
     "optim": OptimConfig(
-        steps=14_000, batch_size=16, lr=1e-3, beta2=0.99, schedule="cosine", warmup=100, grad_clip=200.0, ema=0.998
+        steps=12_000, batch_size=16, lr=1e-3, beta2=0.99, schedule="cosine", warmup=100, grad_clip=200.0, ema=0.998
     ),
     "compute": ComputeConfig(amp="bf16", workers=0),
     "run": RunSettings(sample_every=1_000, checkpoint_every=500, n_valid=128),
@@ -112,7 +112,11 @@ PRESETS |= {
     ),
     "smmnist-transport-geco": (
         "stochastic Moving MNIST, canvases that move, GECO: per-pixel RMSE 0.035",
-        RunConfig(**_TRANSPORT, likelihood=_GAUSSIAN, objective=ObjectiveConfig(name="geco", tolerance=0.035)),
+        RunConfig(
+            **_TRANSPORT,
+            likelihood=_GAUSSIAN,
+            objective=ObjectiveConfig(name="geco", tolerance=0.035, lambda_start=0.1),
+        ),
     ),
     "smmnist-transport-sigma": (
         "stochastic Moving MNIST, canvases that move, sigma-VAE with the optimal sigma",

@@ -60,8 +60,8 @@ class AdaptiveRule(nn.Module):
     """The calibrated decoder's weight for the error reached so far, times an integral of the error still expected.
 
     lambda = exp(integral) / (2 max(best, tolerance^2)), where best is the lowest moving average of MSE so far. While
-    the model learns, this is the weight of a sigma-VAE, which cannot wind up. The integral starts to move when the
-    tolerance is first reached, or after a quarter of the run. It follows the error expected at the end of the run, in
+    the model learns, this is a sigma-VAE's weight times `lambda_start`, which cannot wind up. The integral moves once
+    the tolerance was reached, or after a quarter of the run. It follows the error expected at the end of the run, in
     both directions alike. With e = log(MSE / tolerance^2) and a learning curve MSE ~ t^-p, whose p is measured over the
     last part of the run, that is e - p log(1 + remaining / t): no weight is added for what learning will do by itself.
     """
@@ -70,15 +70,17 @@ class AdaptiveRule(nn.Module):
     slowest, fastest = 3e-3, 3e-2  # of the integral, per step and unit of error; between them 30 / steps of the run
     window = 100  # steps that the moving average spans at most; before, 1/20 of the steps made
 
-    def __init__(self, shape: tuple[int, ...], tolerance: float):
+    def __init__(self, shape: tuple[int, ...], tolerance: float, lambda_start: float = 1.0):
         super().__init__()
-        self.tolerance = tolerance
-        for name in ("integral", "best", "past"):
+        self.log_calibrated = -math.log(2 * tolerance**2)  # log lambda of a sigma-VAE with this error
+        self.log_start = math.log(lambda_start)
+        self.register_buffer("integral", torch.full(shape, self.log_start, dtype=torch.float64))
+        for name in ("best", "past"):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
     def start(self) -> float:
         """First log lambda."""
-        return -math.log(2 * self.tolerance**2)
+        return self.log_calibrated + self.log_start
 
     def weight(self, n: Tensor) -> Tensor:
         """Weight of the newest batch in the moving average of the error, after n updates."""
@@ -104,7 +106,7 @@ class AdaptiveRule(nn.Module):
         expected = torch.where(learning, 0.0, expected.clamp(-1, 1))
         rate = (30 / (t + remaining)).clamp(self.slowest, self.fastest) * min(1.0, 5 * lr)
         self.integral.add_(rate * expected).clamp_(-self.limit, self.limit)
-        return self.integral + self.start() - self.best.clamp(min=0)
+        return self.integral + self.log_calibrated - self.best.clamp(min=0)
 
     def at_limit(self, log_lambda: Tensor) -> Tensor:
         """Where lambda can rise no further."""
