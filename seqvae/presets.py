@@ -108,7 +108,7 @@ PRESETS |= {
     ),
 }
 # MNIST: a published reproduction's tolerance, a summed squared error of 16. It is 1.45 times the RMSE of mnist-sigma,
-# 0.086 (benchmarks/results/image-table-mnist-cpu-2026-11.md). CIFAR-10: that reproduction's is 0.06, less than the 0.089
+# 0.086 (benchmarks/results/image-table-mnist-cpu-2026-11.md). CIFAR-10: that reproduction's is 0.06, below the 0.089
 # of PCA with as many components as there are latents; 0.11 leaves room, and no sigma-VAE run has measured it yet.
 for _name, _data, _z, _steps, _tolerance in (
     ("mnist", _MNIST, 16, 10_000, 0.125),

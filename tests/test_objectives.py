@@ -269,8 +269,14 @@ def test_every_field_of_geco_changes_what_is_built(field):
         ({"name": "geco"}, "objective.tolerance is required by objective geco"),
         ({"name": "geco", "tolerance": 0.0}, "objective.tolerance must be finite and > 0, got 0.0"),
         ({"name": "geco", "tolerance": float("nan")}, "objective.tolerance must be finite and > 0, got nan"),
-        ({"name": "geco", "tolerance": 0.1, "rule": "paper", "decay": 1.0}, r"objective.decay must be in \[0, 1\), got 1.0"),
-        ({"name": "geco", "tolerance": 0.1, "step_size": 1e-3}, "objective.step-size is used by objective.rule paper alone"),
+        (
+            {"name": "geco", "tolerance": 0.1, "rule": "paper", "decay": 1.0},
+            r"objective.decay must be in \[0, 1\), got 1.0",
+        ),
+        (
+            {"name": "geco", "tolerance": 0.1, "step_size": 1e-3},
+            "objective.step-size is used by objective.rule paper alone",
+        ),
         ({"beta": -1.0}, "objective.beta must be finite and >= 0, got -1.0"),
         ({"beta": 1.0, "svg_beta": 1e-4}, "two units of one weight"),
         ({"kl_cycle": 1}, "objective.kl-cycle must be 0"),

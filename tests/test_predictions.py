@@ -215,7 +215,10 @@ def test_published_protocols_and_the_oracle_are_scored_from_one_file(tmp_path, m
     assert metrics(tmp_path / "alone") == metrics(home / "mcvd-2022")
     capsys.readouterr()
     short = home / "short" / "predictions.h5"
-    assert evaluate.main([str(run_dir), *few, "--protocol", "srvp-2020", "--save-predictions", "--out", str(short.parent)]) == 0
+    assert (
+        evaluate.main([str(run_dir), *few, "--protocol", "srvp-2020", "--save-predictions", "--out", str(short.parent)])
+        == 0
+    )
     capsys.readouterr()
     assert evaluate.main(["--from-predictions", str(short), "--protocol", "svg-2018"]) == 2
     assert "svg-2018 counts 5 and 25; use --protocol own" in capsys.readouterr().err

@@ -11,12 +11,30 @@ from seqvae.objectives.base import Numbers, Terms, bits_per_dim, iwae_bound, mas
 from seqvae.objectives.elbo import Elbo, Iwae
 from seqvae.objectives.geco import AdaptiveRule, Geco, GecoIwae, PaperRule
 
-__all__ = ["Elbo", "Geco", "GecoIwae", "Iwae", "Numbers", "Terms", "bits_per_dim", "iwae_bound", "masked_mean", "sum_frames"]
+__all__ = [
+    "Elbo",
+    "Geco",
+    "GecoIwae",
+    "Iwae",
+    "Numbers",
+    "Terms",
+    "bits_per_dim",
+    "iwae_bound",
+    "masked_mean",
+    "sum_frames",
+]
 
 ObjectiveName = Literal["elbo", "geco", "iwae", "geco-iwae"]
 # The fields each objective reads, with their defaults; REQUIRED has none. Anything else that is set is refused.
 REQUIRED = object()
-_GECO = {"tolerance": REQUIRED, "per_frame": False, "rule": "adaptive", "decay": None, "step_size": None, "lambda_init": None}
+_GECO = {
+    "tolerance": REQUIRED,
+    "per_frame": False,
+    "rule": "adaptive",
+    "decay": None,
+    "step_size": None,
+    "lambda_init": None,
+}
 PAPER = {"decay": 0.99, "step_size": 1e-3}  # read with objective.rule paper alone, as is lambda_init
 FIELDS_OF: dict[str, dict[str, object]] = {
     "elbo": {"beta": 1.0, "svg_beta": None, "kl_warmup": 0, "kl_cycle": 0, "free_bits": 0.0},

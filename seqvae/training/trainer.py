@@ -21,8 +21,8 @@ from seqvae import distributed
 from seqvae.config import ComputeConfig, OptimConfig, RunConfig
 from seqvae.diagnostics import active_units
 from seqvae.gaussian import Gaussian, keyed_noise
-from seqvae.model import Prediction
 from seqvae.likelihoods.gaussian import gaussian_log_prob
+from seqvae.model import Prediction
 from seqvae.objectives import Geco, Numbers, Terms, bits_per_dim, iwae_bound, masked_mean, sum_frames
 from seqvae.training.recompute import frozen_statistics, recompute_in_backward
 from seqvae.training.terms import FrameTerms, Model, batch_terms, complete, frame_terms
@@ -106,7 +106,10 @@ class Trainer:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.cfg, self.device = cfg, device
         self.model, self.objective = model.to(device), objective.to(device)
-        self.step, self.best = 0, -math.inf  # finished optimizer steps; the objective's `merit` of the best validation so far
+        self.step, self.best = (
+            0,
+            -math.inf,
+        )  # finished optimizer steps; the objective's `merit` of the best validation so far
         self.counters = torch.zeros(3, dtype=torch.int64, device=device)  # skipped, streak, longest streak
         sigma = list(model.likelihood.parameters())
         groups = [{"params": [p for p in model.parameters() if not any(p is s for s in sigma)], "scale": 1.0}]
@@ -292,7 +295,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, clips: Dataset) -> dict[str, float | list[float]]:
-        """RMSE, KL, bounds and the latents' use on held-out clips, sampled z, eval mode; calibrates the decoder's sigma.
+        """RMSE, KL, bounds and use of the latents on held-out clips, sampled z, eval mode; calibrates the sigma.
 
         A decoder whose sigma is not learned by gradients (fixed, as for GECO, or analytic) has its ELBO quoted at the
         sigma that is best over these very clips, and stores it (`calibrate`) for evaluation; so runs compare, and the
