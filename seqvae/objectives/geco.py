@@ -51,10 +51,6 @@ class PaperRule(nn.Module):
         log_lambda = log_lambda + self.step_size * error.expm1().clamp(-1, 1)
         return log_lambda.clamp(self.center - self.limit, self.center + self.limit)
 
-    def scale(self) -> float:
-        """What the loss is multiplied by."""
-        return 1.0
-
     def at_limit(self, log_lambda: Tensor) -> Tensor:
         """Where lambda can rise no further."""
         return log_lambda >= self.center + self.limit - 1e-9
@@ -110,14 +106,6 @@ class AdaptiveRule(nn.Module):
         self.integral.add_(rate * expected).clamp_(-self.limit, self.limit)
         return self.integral + self.start() - self.best.clamp(min=0)
 
-    def scale(self) -> Tensor:
-        """What the loss is multiplied by: the integral then moves the KL's weight, not the squared error's.
-
-        Adam divides by the gradients of the last thousand steps. A weight that rises a hundredfold in less time would
-        raise the learning rate of all that draws frames several times, and one that falls would stop it.
-        """
-        return (-self.integral.mean()).exp()
-
     def at_limit(self, log_lambda: Tensor) -> Tensor:
         """Where lambda can rise no further."""
         return self.integral >= self.limit - 1e-9
@@ -157,7 +145,7 @@ class Geco(nn.Module):
         straight_through = now + (average - now).detach()  # value of the average, gradient of this batch
         penalty = self._penalty(straight_through, count, terms)
         loss = masked_mean(terms.kl.sum(-1), terms.mask) + penalty
-        return loss * self.rule.scale(), self._report(terms, average, loss)
+        return loss, self._report(terms, average, loss)
 
     def _constraint(self, terms: Terms, sse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """C of this batch from (B, F) squared errors, its moving average and the frames in it: scalars, or (F,)."""
@@ -306,7 +294,7 @@ class GecoIwae(Geco):
         chosen = weighted if self.constraint_on == "iw" else terms.sse.detach().mean(0)
         now, average, count = self._constraint(terms, chosen)
         loss = loss + self._penalty(average - now, count, terms)  # a constant: as GECO's, the value is the average's
-        return loss * self.rule.scale(), self._report(terms, average, loss) | {
+        return loss, self._report(terms, average, loss) | {
             "rmse_iw": (masked_mean(weighted, terms.mask) / terms.dims).sqrt(),
             "effective_samples": effective_samples(log_w.detach()).mean(),
         }
