@@ -234,7 +234,7 @@ class Geco(nn.Module):
         """Takes `constrained_rmse` of held-out clips in eval mode: from now on that is what lambda follows."""
         squared = torch.as_tensor(rmse, dtype=torch.float64, device=self.gap.device).square()
         gap = (squared / (self.constraint + self.tolerance**2)).log()
-        self.gap.copy_(torch.where(self.n_updates > 0, gap, 0.0))
+        self.gap.copy_(torch.where((self.n_updates > 0) & gap.isfinite(), gap, self.gap))
 
     def rmse(self) -> Tensor:
         """Per-pixel error that the moving average amounts to, of the worst frame with one multiplier per frame."""
