@@ -132,7 +132,9 @@ PRESETS |= {
             data=_BAIR,
             model=_VGG,
             likelihood=_GAUSSIAN,
-            objective=ObjectiveConfig(name="geco", tolerance=0.04, lambda_start=0.1),  # not measured: no run on BAIR yet
+            objective=ObjectiveConfig(
+                name="geco", tolerance=0.04, lambda_start=0.1
+            ),  # not measured: no run on BAIR yet
             optim=_COSINE,
         ),
     ),

@@ -603,7 +603,7 @@ def test_an_infeasible_tolerance_ends_at_the_largest_integral_and_says_so():
 
 def test_lambda_follows_the_error_of_held_out_clips_once_it_is_known():
     moved = []
-    for rmse in (None, 0.1, 0.12):
+    for rmse in (None, 0.1, math.nan, 0.12):
         objective = adaptive(0.1)
         for _ in range(50):
             objective(terms(torch.full((1, 1), 0.1**2, dtype=torch.float64)))
@@ -611,7 +611,7 @@ def test_lambda_follows_the_error_of_held_out_clips_once_it_is_known():
             if rmse is not None:
                 objective.steer(rmse)
         moved.append(objective.rule.integral.item())
-    assert moved[0] == moved[1] == 0 < moved[2]
+    assert moved[0] == moved[1] == moved[2] == 0 < moved[3]
 
 
 def test_lambda_rests_where_the_learning_rate_has_ended():
