@@ -434,6 +434,24 @@ def test_a_full_disk_ends_the_run_with_the_reason(tmp_path, capsys, monkeypatch)
     assert final(tmp_path)["step"] == 9
 
 
+def test_data_that_vanish_during_training_are_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch):
+    class Vanishing(torch.utils.data.Dataset):
+        channels = 1
+
+        def __len__(self):
+            return 9
+
+        def __getitem__(self, index):
+            raise FileNotFoundError("no usable frame in 3.png (it is empty); convert BAIR again")
+
+    monkeypatch.setattr(train, "load_dataset", lambda **_: Vanishing())
+    for workers in ("0", "1"):
+        command = [*without(GECO, "--compute.workers"), "--compute.workers", workers]
+        assert train.main([*command, "--run-dir", str(tmp_path / workers)]) == 2
+        error = capsys.readouterr().err
+        assert "no usable frame in 3.png (it is empty); convert BAIR again" in error and error.count(chr(10)) == 1
+
+
 def test_a_device_without_room_for_the_model_is_one_line(tmp_path, monkeypatch, capsys):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
