@@ -100,13 +100,13 @@ def moving_digits() -> dict:
     }
 
 
-def digits_on_device(batch_size: int, device: torch.device) -> dict:
+def digits_on_device(batch_size: int, device: torch.device, repeats: int = DIGIT_REPEATS) -> dict:
     """Clips per second of device_batches, medians over the turns; host_ms is what a batch takes before it returns."""
     result, rng = {}, np.random.default_rng(0)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     for flavour, dataset in moving_digits().items():
         make, rates, host = device_batches(dataset, device), [], []
-        for _ in range(DIGIT_REPEATS + 1):
+        for _ in range(repeats + 1):
             batches = rng.integers(len(dataset), size=(10, batch_size)).tolist()
             wait()
             start = time.perf_counter()

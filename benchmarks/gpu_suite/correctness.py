@@ -26,6 +26,7 @@ from seqvae.training.terms import batch_terms
 from seqvae.training.trainer import Trainer, as_float
 from tests.families import SMALL, run_of, small
 from tests.test_train_cli import GECO as TINY_RUN
+from tests.test_train_cli import SIGMA as TINY_SIGMA
 from tests.test_training import combinations
 
 CPU = torch.device("cpu")
@@ -166,7 +167,7 @@ def half_precision(setting: Setting, family: str) -> Numbers:
 
 def resume(setting: Setting, folder: Path) -> Numbers:
     """Six steps at once against three, a checkpoint and three more, and against another six: the noise of CUDA."""
-    common = [*TINY_RUN, "--optim.schedule=constant", f"--compute.device={setting.device.type}"]
+    common = [*TINY_SIGMA, "--compute.amp=off", "--compute.compile=off", f"--compute.device={setting.device.type}"]
 
     def weights(name: str, *stops: int) -> Tensor:
         for steps in stops:
