@@ -29,7 +29,6 @@ from seqvae.training.lock import RunLock
 from seqvae.training.trainer import choose_device
 
 RESERVE = 15  # seconds of a call for the table and the weights
-SHARED = 4  # times as long for each part in a rehearsal, on a CPU that others use too
 LEAST = 10  # seconds that are worth starting a part for
 LOG_TAIL = 4_000  # characters of a part's output kept where it was stopped
 
@@ -116,7 +115,7 @@ def run_part(setting: Setting, record: Record, name: str, deadline: float) -> bo
     """Run a part's cases in a process of their own; False if the call's time ends before they do."""
     log = setting.out / f"{name}.log"
     while True:
-        allowed = PARTS[name].limit * (SHARED if setting.tiny else 1)
+        allowed = PARTS[name].limit * setting.patience
         start, limit = time.monotonic(), allowed - record.seconds_spent(name)
         before = len(record.results(name))
         left = min(limit, deadline - start)

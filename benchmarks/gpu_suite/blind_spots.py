@@ -141,7 +141,9 @@ def two_processes(setting: Setting, folder: Path) -> Numbers:
     norm = "--model.norm=batch" if setting.device.type == "cuda" else "--model.norm=group"
     started = start_two(setting, folder, norm)
     try:
-        codes = [process.wait(PATIENCE) for process in started]
+        codes = [process.wait(PATIENCE * setting.patience) for process in started]
+    except subprocess.TimeoutExpired:
+        codes = [process.poll() for process in started]
     finally:
         end(started)
     if codes != [0, 0]:
@@ -164,12 +166,12 @@ def lost_process(setting: Setting, folder: Path) -> Numbers:
     try:
         begin = time.monotonic()
         while not (folder / "two" / "checkpoints" / "previous.pt").exists():
-            if started[0].poll() is not None or time.monotonic() > begin + PATIENCE:
+            if started[0].poll() is not None or time.monotonic() > begin + PATIENCE * setting.patience:
                 return {"ok": False, "error": f"no training\n{logs(folder)}"}
             time.sleep(0.2)
         started[1].kill()
         begin = time.monotonic()
-        code = started[0].wait(PATIENCE)
+        code = started[0].wait(PATIENCE * setting.patience)
         seconds = time.monotonic() - begin
     finally:
         end(started)

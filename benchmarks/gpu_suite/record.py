@@ -29,6 +29,11 @@ class Setting:
     tiny: bool  # a rehearsal at sizes that a CPU runs in seconds
     root: str  # folder of MNIST
 
+    @property
+    def patience(self) -> int:
+        """Times as long that anything may take: a rehearsal may share its core with others."""
+        return 5 if self.tiny else 1
+
 
 class Skip(Exception):
     """A case that cannot be tried here; the message says why."""
