@@ -21,6 +21,7 @@ from seqvae.evaluation import predictions
 from seqvae.evaluation.choose import choose_protocol
 from seqvae.evaluation.scores import Scorer
 from seqvae.metrics.protocols import find_protocol
+from seqvae.weights import load_model
 from tests.test_train_cli import GECO, SIGMA, TINY, without
 
 
@@ -107,8 +108,7 @@ def test_seed_checkpoint_and_device_are_used(trained, tmp_path):
 
 def test_averaged_weights_are_the_ones_evaluated(tmp_path, capsys):
     assert train.main([*GECO, "--optim.ema", "0.9", "--run-dir", str(tmp_path)]) == 0
-    args = evaluate.EvalConfig(run_dirs=(tmp_path,), checkpoint="last")
-    model, state = evaluate.load_model(args, tmp_path, read_config(tmp_path), torch.device("cpu"))
+    model, state = load_model(tmp_path, read_config(tmp_path), "last")
     assert state["step"] == 6 and not torch.equal(
         state["ema"]["encoder.head.0.weight"], state["model"]["encoder.head.0.weight"]
     )
