@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN_DIR ?= runs/demo
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test test-slow trial bench lint clean
 
 demo: .venv/.installed
 	$(BIN)/python train.py demo --run-dir $(RUN_DIR)
@@ -14,6 +14,9 @@ test: .venv/.installed
 
 test-slow: .venv/.installed
 	$(BIN)/python -m pytest -m slow
+
+trial: .venv/.installed
+	$(BIN)/python -m tests.trial
 
 bench: .venv/.installed
 	$(BIN)/python -m benchmarks.train_step

@@ -43,7 +43,7 @@ from seqvae.evaluation.predictions import BadPredictions, ModelPredictions
 from seqvae.evaluation.report import comparison_table, write_report
 from seqvae.evaluation.results import MEAN_IMAGE_CLIPS
 from seqvae.evaluation.scores import Oracle
-from seqvae.memory import keep_memory
+from seqvae.memory import check_memory, is_out_of_memory, keep_memory
 from seqvae.metrics import published
 from seqvae.metrics.protocols import Protocol
 from seqvae.models import VideoModel
@@ -180,7 +180,9 @@ def evaluate(argv: list[str]) -> int:
     except OSError as error:  # a file where a folder is meant, a folder that may not be read
         distributed.say(f"evaluate.py: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         print(f"evaluate.py: no room for the model on {device}; see what else uses it", file=sys.stderr)
         return 1
     where = outs[0]
@@ -192,7 +194,9 @@ def evaluate(argv: list[str]) -> int:
             where = page
             write_report(page / "report.html", outs)
             distributed.say("\n".join(["", *comparison_table(outs), f"wrote {page / 'report.html'}"]))
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         print(f"evaluate.py: the device's memory is too small; lower --batch-size {args.batch_size}", file=sys.stderr)
         return 1
     except BadPredictions as error:
@@ -236,6 +240,8 @@ def prepare_videos(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torc
     n_samples = None if not cfg.model.has_latent and len(args.run_dirs) > 1 else args.n_samples
     asked = dict(n_samples=n_samples, n_videos=args.n_videos, test_set=args.test_set)
     protocols = [choose_protocol(cfg, name, **asked) for name in args.protocol]
+    if not cfg.model.has_latent:
+        n_samples = 1
     model, state = load_model(find_run(run_dir), cfg, args.checkpoint)
     model.to(device)
     if args.compile == "on":
@@ -320,8 +326,19 @@ def plan_for(
     args: EvalConfig, protocol: Protocol, n_samples: int, n_videos: int, out: Path, device: torch.device
 ) -> Plan:
     """The plan of one protocol, with the networks that were asked for."""
+    check_sizes(args, n_samples, n_videos, protocol.n_past + protocol.n_future)
     networks = dict(lpips=args.lpips, lpips_vgg=args.lpips_vgg, fvd_weights=args.fvd_weights, use_r3d18=args.r3d18)
     return make_plan(protocol, n_samples, n_videos, out, **networks, device=device)
+
+
+def check_sizes(args: EvalConfig, n_samples: int, n_videos: int, n_frames: int) -> None:
+    """ValueError where scores and pictures cannot fit this machine's memory: a lower bound, in bytes."""
+    columns, width = min(6, n_samples + 2), max(128, 64 * (args.gif_scale or 1))
+    pictures = 3 * min(4, n_videos) * columns * n_frames * width**2
+    scores = 12 * n_samples * n_videos * n_frames + n_samples * min(8, n_videos) * n_frames * 64**2
+    scale = f", --gif-scale {args.gif_scale}" if args.gif_scale else ""
+    what = f"{n_samples} samples of {n_videos} videos, {n_frames} frames{scale}"
+    check_memory(pictures + scores + 8 * (args.n_importance or 1) * n_videos * n_frames, what)
 
 
 def place(args: EvalConfig, subject: Path, home: Path, name: str, several: bool = False) -> Path:

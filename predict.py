@@ -22,7 +22,7 @@ import tyro
 from datasets.video_folder import read_video
 from seqvae.evaluation.predictions import POSTERIOR_KEY, BadPredictions
 from seqvae.gaussian import keyed_noise
-from seqvae.memory import keep_memory
+from seqvae.memory import check_memory, is_out_of_memory, keep_memory
 from seqvae.metrics.frame import without_tf32
 from seqvae.run import Run, load_run
 from seqvae.training.trainer import as_float
@@ -67,6 +67,9 @@ def main(argv: list[str]) -> int:
         n_future = args.n_future or run.config.data.n_future
         video = read_clip(run, args.clip, run.n_past + n_future)
         n_samples = args.n_samples or (4 if run.model.has_latent else 1)
+        width = max(128, run.model.image_size * (args.gif_scale or 1))
+        pictures = 3 * (n_samples + 2) * (run.n_past + n_future) * width**2
+        check_memory(pictures, f"{n_samples} samples, {n_future} frames, pictures {width} wide")
         numbers = predict(run, video, n_future, n_samples, args.seed)
     except (ValueError, FileNotFoundError, BadPredictions) as error:
         print(f"predict.py: {error}", file=sys.stderr)
@@ -74,8 +77,10 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         print(f"predict.py: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
-    except torch.OutOfMemoryError:
-        print("predict.py: the device's memory is too small; lower --n-samples, or pass --device cpu", file=sys.stderr)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print("predict.py: the memory is too small; lower --n-samples, or pass --device cpu", file=sys.stderr)
         return 1
     out = args.out or results_folder(args.run) / "predictions" / args.clip.resolve().name
     try:

@@ -27,7 +27,7 @@ from datasets import dataset_options, load_dataset
 from datasets.on_device import BatchMaker, device_batches
 from seqvae import distributed
 from seqvae.config import RunConfig, build_model, differences, read_config, to_json
-from seqvae.memory import keep_memory
+from seqvae.memory import check_memory, is_out_of_memory, keep_memory
 from seqvae.objectives import Geco, build_objective
 from seqvae.presets import PRESETS
 from seqvae.provenance import provenance
@@ -84,7 +84,9 @@ def train(argv: list[str], lock: RunLock) -> int:
     except OSError as error:  # a file where a folder is meant, a folder that may not be read
         distributed.say(f"train.py: cannot use {error.filename or cfg.run_dir}: {error.strerror}", file=sys.stderr)
         return 2
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         print(f"train.py: no room for model and data on {device}; see what else uses it", file=sys.stderr)
         return 1
     try:
@@ -95,7 +97,9 @@ def train(argv: list[str], lock: RunLock) -> int:
         return failed(cfg, str(error)) if distributed.is_main() else 1
     except LoggingFailed as error:
         return failed(cfg, str(error))
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         return failed(cfg, f"the device's memory is too small; lower --optim.batch-size ({cfg.optim.batch_size})")
     except OSError as error:
         return failed(cfg, f"cannot write {error.filename or run_dir}: {error.strerror}; earlier checkpoints are whole")
@@ -132,6 +136,7 @@ def prepare(cfg: RunConfig, device: torch.device) -> tuple[Trainer, Dataset, Dat
     """Trainer, at the run folder's last checkpoint if it has one, and training and validation clips; writes nothing."""
     data = cfg.data
     distributed.on_main(lambda: check_run_dir(cfg))
+    check_sizes(cfg)
     train_clips, valid_clips = distributed.on_all(
         lambda: [load_dataset(split=split, **data.arguments()) for split in ("train", "valid")]
     )
@@ -152,6 +157,25 @@ def prepare(cfg: RunConfig, device: torch.device) -> tuple[Trainer, Dataset, Dat
             f"summed over {dims} pixels {dims * squared:.4g}; calibrated lambda there {1 / (2 * squared):.4g}"
         )
     return trainer, train_clips, valid_clips
+
+
+def check_sizes(cfg: RunConfig) -> None:
+    """ValueError for settings whose batch or weights cannot fit this machine's memory, before anything is made."""
+    data, k = cfg.data, cfg.objective.n_importance or 1
+    pixels = cfg.optim.batch_size * data.seq_len * data.image_size**2
+    check_memory(
+        4 * pixels * max(k, data.n_digits or 1),
+        f"optim.batch-size {cfg.optim.batch_size}, {data.seq_len} frames of {data.image_size} px"
+        + (f", objective.n-importance {k}" if k > 1 else ""),
+    )
+    try:
+        with torch.device("meta"):  # no memory
+            n_weights = sum(weight.numel() for weight in build_model(cfg, channels=3).parameters())
+    except (RuntimeError, TypeError):  # sizes beyond 64 bits
+        n_weights = 2**62
+    sizes = [(f.name, getattr(cfg.model, f.name)) for f in dataclasses.fields(cfg.model)]
+    given = (f"{name.replace('_', '-')} {value}" for name, value in sizes if type(value) is int)
+    check_memory(16 * n_weights, "model." + ", ".join(given))
 
 
 def clip_source(cfg: RunConfig, clips: Dataset, device: torch.device) -> BatchMaker | None:
@@ -248,6 +272,7 @@ def description(cfg: RunConfig) -> dict:
 def dry_run(cfg: RunConfig) -> None:
     """Prints what would be trained, and its cost, from one clip's forward pass."""
     device = choose_device(cfg.compute.device, "--compute.device")
+    check_sizes(cfg)
     data = cfg.data
     clips = load_dataset(split="train", **data.arguments())
     model = build_model(cfg, clips.channels)

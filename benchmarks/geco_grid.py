@@ -24,12 +24,12 @@ from seqvae.config import (
     ComputeConfig,
     DataConfig,
     LikelihoodConfig,
-    ModelConfig,
     ObjectiveConfig,
     OptimConfig,
     RunConfig,
     RunSettings,
 )
+from seqvae.models import ImageConfig, SvgConfig
 from seqvae.objectives.geco import Geco, PaperRule
 from seqvae.training.trainer import BATCHES, as_float, step_rng
 from train import build_trainer
@@ -42,9 +42,9 @@ LOG_EVERY, VALIDATIONS = 20, 10  # steps between records of lambda; validations 
 CPU = torch.device("cpu")
 
 _DIGITS = DataConfig(name="digits", image_size=32, digit_size=16, max_speed=6, n_past=1, n_future=3)
-_PREDICTOR = ModelConfig(width=8, z_dim=8, g_dim=64, rnn_size=64, predictor_layers=1)
+_PREDICTOR = SvgConfig(width=8, z_dim=8, g_dim=64, rnn_size=64, predictor_layers=1)
 _MNIST = DataConfig(name="mnist", n_past=0, n_future=1, image_size=32)
-_IMAGES = ModelConfig(prior="fixed", width=8, z_dim=16, g_dim=64)
+_IMAGES = ImageConfig(width=8, z_dim=16, g_dim=64)
 DATA = {  # what the clips are, model, channels, steps, batch, learning rate
     "mnist": (_MNIST, _IMAGES, 1, 1_200, 32, 6e-3),
     "digits": (_DIGITS, _PREDICTOR, 1, 800, 8, 2e-3),

@@ -49,24 +49,25 @@ def start(args: argparse.Namespace) -> torch.device:
 def model_flags(given: argparse.ArgumentParser) -> None:
     """Flags of the benchmarks that run the model against SVG's loop."""
     given.add_argument("--data", choices=tuple(CHANNELS), default="smmnist", help="whose sizes; shown are drawn digits")
+    given.add_argument("--family", choices=("svg", "transport"), default="svg", help="of our model; SVG's loop has SVG")
     given.add_argument("--compile", choices=("on", "off"), default="off")
 
 
-def settings(args: argparse.Namespace, *flags: str) -> RunConfig:
-    """Of a run of `train.py smmnist-beta` or `bair-beta`, SVG's own objective, on drawn digits."""
-    preset = f"{args.data}-beta"
+def settings(args: argparse.Namespace, *flags: str, family: str = "svg") -> RunConfig:
+    """Of a run on drawn digits of `train.py smmnist-beta` or `bair-beta`, SVG's own objective, or smmnist-transport."""
+    preset = f"{args.data}-beta" if family == "svg" else f"{args.data}-transport-geco"
     options = {
         "data.name": "moving_mnist",
         "data.glyphs": "drawn",
         "data.max-speed": 3,  # the highest that 32 px leave room for
         "data.n-future": args.n_frames - PRESETS[preset][1].data.n_past,
         "data.image-size": args.image_size,
-        "model.network": args.network,
-        "model.width": args.width,
         "optim.batch-size": args.batch_size,
         "compute.amp": args.amp,
         "compute.device": args.device,
     }
+    if family == "svg":
+        options |= {"model.network": args.network, "model.width": args.width}
     return train.parse([preset, *(f"--{name}={value}" for name, value in options.items()), *flags])
 
 

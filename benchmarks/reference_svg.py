@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqvae.gaussian import limit_logvar
 from seqvae.models import SVG
 from seqvae.networks.vgg import VGGDecoder, VGGEncoder
 
@@ -72,7 +73,7 @@ class ReferenceSVG:
     @staticmethod
     def _latent(core: nn.Module, cells: CellStack, h: Tensor) -> tuple[Tensor, Tensor]:
         mu, logvar = core.head(cells(core.embed(h))).chunk(2, dim=-1)
-        return mu, logvar.clamp(-10, 10)
+        return mu, limit_logvar(logvar)
 
     def _step(self, h: Tensor, z: Tensor) -> Tensor:
         core = self.model.frame_predictor

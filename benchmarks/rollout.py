@@ -3,6 +3,7 @@
     python -m benchmarks.rollout                  full-size DCGAN, 4 videos, 10 samples, 5 + 20 frames, float32
     python -m benchmarks.rollout --amp bf16       ours in bfloat16, and how far its PSNR is from float32's
     python -m benchmarks.rollout --data bair --n-frames 30 --batch-size 2       SVG's sizes on BAIR: VGG, 2 + 28 frames
+    python -m benchmarks.rollout --family transport --n-samples 100    the transport model, beside SVG's way with SVG
     python -m benchmarks.rollout --sweep          frames per second and memory against the number of samples
 
 The weights are those of a new model after --train-steps steps on drawn digits (0: none), with the norms' statistics of
@@ -32,30 +33,30 @@ from benchmarks.measure import (
 )
 from benchmarks.reference_svg import ReferenceSVG
 from seqvae.metrics.frame import psnr, without_tf32
-from seqvae.models import SVG
+from seqvae.models import VideoModel
 
 SWEEP = (1, 10, 50, 100, 200)  # samples
 ROWS = 256  # samples x videos at once, as in evaluation
 
 
-def prepare(args: argparse.Namespace) -> tuple[SVG, Tensor]:
+def prepare(args: argparse.Namespace, family: str) -> tuple[VideoModel, Tensor]:
     """The model in eval mode and (B, T, C, H, W) clips."""
     device = start(args)
-    cfg = settings(args, f"--compute.compile={args.compile}")
+    cfg = settings(args, f"--compute.compile={args.compile}", family=family)
     trainer, video = train.build_trainer(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
     for _ in range(args.train_steps):
         trainer.train_step(video)
     return trainer.model.eval(), video
 
 
-def noise_for(args: argparse.Namespace, model: SVG, n_samples: int) -> Tensor:
+def noise_for(args: argparse.Namespace, model: VideoModel, n_samples: int) -> Tensor:
     """(N, B, T-1, Z) standard normal, the same for the same sizes."""
     generator = torch.Generator().manual_seed(0)
     shape = (n_samples, args.batch_size, args.n_frames - 1, model.z_dim)
     return torch.randn(shape, generator=generator).to(next(model.parameters()).device)
 
 
-def rollout(model: SVG, video: Tensor, noise: Tensor, amp: bool) -> list[Tensor]:
+def rollout(model: VideoModel, video: Tensor, noise: Tensor, amp: bool) -> list[Tensor]:
     """The samples in chunks of at most ROWS rows, (n, B, F, C, H, W) bytes each: what evaluation keeps of them."""
     n_past = model.n_past
     with torch.autocast(video.device.type, torch.bfloat16, enabled=amp):
@@ -67,18 +68,19 @@ def rollout(model: SVG, video: Tensor, noise: Tensor, amp: bool) -> list[Tensor]
 
 def peak(args: argparse.Namespace, n_samples: int) -> None:
     """For peak memory: nothing is kept but the last chunk."""
-    model, video = prepare(args)
+    model, video = prepare(args, args.family)
     for part in noise_for(args, model, n_samples).split(max(1, ROWS // len(video))):
         rollout(model, video, part, args.amp == "bf16")
 
 
 def compare(args: argparse.Namespace) -> dict:
-    model, video = prepare(args)
+    model, video = prepare(args, args.family)
     noise, n_past, n_future = noise_for(args, model, args.n_samples), model.n_past, args.n_frames - model.n_past
-    reference, amp = ReferenceSVG(model), args.amp == "bf16"
+    svg, amp = model if args.family == "svg" else prepare(args, "svg")[0], args.amp == "bf16"
+    reference, its_noise = ReferenceSVG(svg), noise_for(args, svg, args.n_samples)
     runs = {
         "ours": lambda: rollout(model, video, noise, amp),
-        "reference": lambda: reference.rollout(video[:, :n_past], n_future, noise),
+        "reference": lambda: reference.rollout(video[:, :n_past], n_future, its_noise),
     }
     times = turns(runs, args.rounds, video.device)
     frames = args.n_samples * args.batch_size * n_future
@@ -101,7 +103,7 @@ def compare(args: argparse.Namespace) -> dict:
 
 def sweep(args: argparse.Namespace) -> None:
     """One line per number of samples."""
-    model, video = prepare(args)
+    model, video = prepare(args, args.family)
     for n_samples in SWEEP:
         noise = noise_for(args, model, n_samples)
         run = {"ours": lambda noise=noise: rollout(model, video, noise, args.amp == "bf16")}

@@ -3,6 +3,7 @@
     python -m benchmarks.train_step                     full-size DCGAN, batch 16, 15 frames, float32
     python -m benchmarks.train_step --amp bf16          convolutions in bfloat16; the reference stays in float32
     python -m benchmarks.train_step --data bair --n-frames 12 --batch-size 4    SVG's sizes on BAIR: VGG, 3 channels
+    python -m benchmarks.train_step --family transport  the transport model's step, beside SVG's loop with SVG's model
     python -m benchmarks.train_step --sweep --width 16  cost against frames, batch and image size: a line per point
 
 Ours is the Trainer's own step, with the settings of `train.py smmnist-beta` or `bair-beta`, SVG's objective. The clips,
@@ -45,7 +46,7 @@ SWEEP = {"n_frames": (8, 15, 30, 60), "batch_size": (4, 8, 16, 32), "image_size"
 def ours(args: argparse.Namespace) -> Callable[[], object]:
     """One step of a new run, as train.py makes it."""
     device = start(args)
-    cfg = settings(args, f"--compute.compile={args.compile}")
+    cfg = settings(args, f"--compute.compile={args.compile}", family=args.family)
     trainer, video = train.build_trainer(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
     return lambda: trainer.train_step(video)
 

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable
 from http.client import HTTPException
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 Kind = TypeVar("Kind")
 
 # What torchvision, gzip, urllib and http raise for a file or a download that is damaged, and for no network at all.
-DATA_ERRORS = (RuntimeError, OSError, EOFError, HTTPException, AssertionError, ValueError, LookupError)
+DATA_ERRORS = (RuntimeError, OSError, EOFError, HTTPException, AssertionError, ValueError, LookupError, zlib.error)
 
 
 def one_line(error: Exception) -> str:

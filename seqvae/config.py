@@ -143,9 +143,9 @@ class ComputeConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
     amp: Literal["auto", "bf16", "off"] = "auto"  # bfloat16 convolutions; auto: on CUDA; off: float32, there TF32
     compile: Literal["auto", "on", "off"] = (
-        "auto"  # torch.compile of encoder and decoder; auto: on CUDA with a C compiler
+        "auto"  # torch.compile of the model's parts that gain by it; auto: on CUDA with a C compiler
     )
-    checkpoint_activations: bool = False  # compute encoder and decoder again in the backward pass: less memory
+    checkpoint_activations: bool = False  # compute frame features and pictures again in the backward pass: less memory
     data: Literal["auto", "host", "device"] = "auto"  # where training clips are made; auto: on CUDA there, if it can be
     workers: int = 2  # data loading processes on the host, for each training process; 0 makes clips between steps
     timeout: int = 600  # seconds that processes wait for one another; validation and samples have to fit in
@@ -155,8 +155,8 @@ class ComputeConfig:
     def __post_init__(self) -> None:
         if self.timeout < 1:
             raise ValueError(f"compute.timeout must be >= 1 second, got {self.timeout}")
-        if self.workers < 0:
-            raise ValueError(f"compute.workers must be >= 0, got {self.workers}")
+        if not 0 <= self.workers <= 1024:
+            raise ValueError(f"compute.workers must be in [0, 1024], got {self.workers}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+LOGVAR_LIMIT = 10.0  # |logvar| beyond it only overflows exp(); sigma stays in [0.007, 148]
 NOISE_KEY = 103  # sets keyed_noise apart from every other stream of a seed
 
 
@@ -28,6 +30,12 @@ class Gaussian(NamedTuple):
         """log density of z, (..., Z) -> (...) nats."""
         squares = (z - self.mu).square() * (-self.logvar).exp()
         return -0.5 * (squares + self.logvar + math.log(2 * math.pi)).sum(-1)
+
+
+def limit_logvar(logvar: Tensor) -> Tensor:
+    """Keep logvar within +-LOGVAR_LIMIT by soft bounds: unlike a clamp's, its gradient is never 0 outside."""
+    below = LOGVAR_LIMIT - F.softplus(LOGVAR_LIMIT - logvar)
+    return F.softplus(below + LOGVAR_LIMIT) - LOGVAR_LIMIT
 
 
 def standard_normal_like(q: Gaussian) -> Gaussian:

@@ -1,7 +1,10 @@
-"""What the process does with memory that a step has freed."""
+"""How much memory there is, and what the process does with memory that a step has freed."""
 
 import ctypes
+import os
 import platform
+
+import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -17,3 +20,19 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def check_memory(need: int, what: str) -> None:
+    """ValueError where `need` bytes, a lower bound, are more than the machine has; `what` names the settings."""
+    has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if need > has:
+        raise ValueError(f"{what}: needs at least {_size(need)} of memory, and this machine has {_size(has)}")
+
+
+def _size(n: int) -> str:
+    return f"{n // 10**9:,} GB" if n >= 10**10 else f"{n / 1e9:.1f} GB"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or NumPy could not allocate; torch has an error type of its own for CUDA alone."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

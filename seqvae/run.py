@@ -17,6 +17,7 @@ from torch import Tensor
 from seqvae.config import MAX_SEED, RunConfig, read_config
 from seqvae.evaluation.predictions import POSTERIOR_KEY, as_bytes, sample_chunks
 from seqvae.gaussian import keyed_noise
+from seqvae.memory import check_memory
 from seqvae.metrics.frame import without_tf32
 from seqvae.models import VideoModel
 from seqvae.objectives import bits_per_dim
@@ -159,6 +160,8 @@ class Run:
             raise ValueError(f"n_samples is {n_samples}, and a model without latent has one future; pass 1")
         if video.shape[1] < self.n_past:
             raise ValueError(f"frames are {video.shape[1]}, and the model observes at least {self.n_past}")
+        n_bytes = 4 * int(n_samples) * int(n_future) * video[:, 0].numel()
+        check_memory(n_bytes, f"{n_samples} samples of {len(video)} videos, {n_future} frames each")
         steps, videos = video.shape[1] - 1 + int(n_future), range(len(video))
         parts = []
         for samples in sample_chunks(int(n_samples), len(video)):

@@ -120,3 +120,11 @@ def test_peak_memory_is_that_of_the_part_alone():
     small, large = (peak_memory_mb(_hold, n_bytes) for n_bytes in (10**6, 3 * 10**8))
     assert 250 < large - small < 350 and len(kept) == 10**9
     assert matmul_flops(torch.float32, CPU, 64) > 0
+
+
+def test_the_transport_model_is_timed_beside_svgs_loop(capsys, no_new_process):
+    train_step.main([*TINY, "--n-frames=7", "--family=transport"])
+    rollout.main([*TINY, "--n-frames=8", "--n-samples=2", "--family=transport"])
+    step, futures = printed(capsys)
+    assert step["family"] == futures["family"] == "transport"
+    assert step["ratio"]["median"] > 0 and futures["ratio"]["median"] > 0

@@ -357,6 +357,31 @@ def test_a_larger_evaluation_is_not_replaced_and_another_one_is_replaced_with_a_
     assert evaluate.main([*command, "--n-samples", "1", "--n-videos", "2"]) == 0
 
 
+def test_one_video_has_no_interval(trained, tmp_path, capsys):
+    command = [str(trained), "--n-importance", "2", "--out", str(tmp_path), "--n-samples", "2", "--n-videos", "1"]
+    assert evaluate.main(command) == 0
+    out = capsys.readouterr().out
+    assert "+- 0.0" not in out and "nan" not in out.lower()
+    results = json.loads((tmp_path / "metrics.json").read_text())["results"]
+    assert (
+        results["best"]["psnr"]["interval95"] is None and results["best"]["psnr"]["per_frame"]["interval95"][0] is None
+    )
+    assert "\u00b1 0" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--n-samples", "1000000000"], "1000000000 samples of 64 videos, 10 frames: needs at least"),
+        (["--n-importance", "9" * 30], "needs at least"),
+    ],
+)
+def test_more_than_the_memory_holds_is_refused_with_the_estimate(flags, words, trained, tmp_path, capsys):
+    assert evaluate.main([str(trained), *flags, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert words in error and "GB of memory, and this machine has" in error and error.count(chr(10)) == 1
+
+
 def test_several_runs_are_put_side_by_side(tmp_path, monkeypatch, capsys):
     latent, plain = tmp_path / "latent", tmp_path / "plain"
     assert train.main([*SIGMA, "--run-dir", str(latent)]) == 0

@@ -2,7 +2,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 
-from seqvae.gaussian import Gaussian, gaussian_kl, keyed_noise, standard_normal_like
+from seqvae.gaussian import LOGVAR_LIMIT, Gaussian, gaussian_kl, keyed_noise, limit_logvar, standard_normal_like
 
 
 def _pair(*shape: int) -> tuple[Gaussian, Gaussian]:
@@ -33,3 +33,12 @@ def test_keyed_noise_does_not_depend_on_its_neighbours():
     assert_close(keyed_noise(3, [4], [2], steps=6, z_dim=2)[0, 0], whole[2, 4], rtol=0, atol=0)
     assert not torch.equal(keyed_noise(4, [4], [2], steps=6, z_dim=2)[0, 0], whole[2, 4])
     assert whole.flatten().unique().numel() == whole.numel()
+
+
+def test_limited_logvars_stay_in_range_and_keep_their_gradient():
+    x = torch.tensor([-30.0, -12.0, -4.0, 0.0, 4.0, 12.0, 30.0], dtype=torch.float64, requires_grad=True)
+    limited = limit_logvar(x)
+    (gradient,) = torch.autograd.grad(limited.sum(), x)
+    assert (limited.abs() <= LOGVAR_LIMIT).all() and (gradient > 0).all()
+    assert_close(limited[2:5], x[2:5], atol=3e-3, rtol=0)
+    assert (limited.diff() > 0).all()

@@ -9,9 +9,10 @@ import torch
 from torch.testing import assert_close
 from torch.utils._pytree import tree_leaves
 
-from seqvae.config import DataConfig, OptimConfig, RunConfig, from_json, to_json
+from seqvae.config import ComputeConfig, DataConfig, OptimConfig, RunConfig, from_json, to_json
+from seqvae.gaussian import Gaussian
 from seqvae.likelihoods import LIKELIHOODS
-from seqvae.models import FAMILIES, ModelConfig
+from seqvae.models import FAMILIES, SVG, ModelConfig, Prediction
 from tests.families import IMAGES, build, clips, noise, run_of, small, variants
 from tests.test_train_cli import assert_bitwise_equal
 from train import build_trainer
@@ -42,10 +43,10 @@ def test_start_and_step_equal_forward_on_the_frames_they_predict(cfg, n_past):
         assert torch.stack(stepped).std() > 0.1, "pictures without contrast would prove nothing"
         as_posterior = eps.clone()  # the noise with which the posterior draws the latents that the prior drew
         for t in range(n_observed, n_observed + n_future):
-            out = model(video, as_posterior, n_past)
-            if out.q is not None:
-                z = out.p.mu[:, t] + (out.p.logvar[:, t] / 2).exp() * eps[0, :, t]
-                as_posterior[0, :, t] = (z - out.q.mu[:, t]) / (out.q.logvar[:, t] / 2).exp()
+            if latents := model(video, as_posterior, n_past).first_latents():
+                q, p = latents
+                z = p.mu[:, t] + (p.logvar[:, t] / 2).exp() * eps[0, :, t]
+                as_posterior[0, :, t] = (z - q.mu[:, t]) / (q.logvar[:, t] / 2).exp()
         out = model(video, as_posterior, n_past)
     assert_close(out.params[0, :, n_observed:], torch.stack(stepped, dim=1), atol=1e-5, rtol=1e-5)
 
@@ -111,6 +112,14 @@ def test_parts_that_training_compiles_and_recomputes_exist(family):
     assert all(callable(getattr(model, name)) for name in model.recomputed)
 
 
+def test_flags_that_a_family_has_no_part_for_are_refused(monkeypatch):
+    monkeypatch.setattr(SVG, "compiled", ())
+    monkeypatch.setattr(SVG, "recomputed", ())
+    for option, message in (({"compile": "on"}, "no part to compile"), ({"checkpoint_activations": True}, "recompute")):
+        with pytest.raises(ValueError, match=message):
+            build_trainer(dataclasses.replace(RUN, compute=ComputeConfig(**option)), 1, CPU)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_run_resumes_bit_for_bit_and_its_state_says_the_size_of_videos(family):
     cfg = run_of(RUN, small(family))
@@ -140,6 +149,16 @@ def test_json_names_the_family_and_holds_its_fields_alone(family):
     del tree["model"]["family"]
     with pytest.raises(ValueError, match="model.family is missing"):
         from_json(tree)
+
+
+def test_latents_that_depend_on_the_sample_give_the_first_samples_kl_and_every_samples_log_ratio():
+    q, p = (Gaussian(*each.unbind()) for each in noise(2, 2, 3, 4, 5, 6))  # (K, B, F, Z)
+    z = noise(3, 4, 5, 6)
+    whole = Prediction(torch.empty(0), q, p, z)
+    for k in range(3):
+        one = Prediction(torch.empty(0), Gaussian(*(x[k] for x in q)), Gaussian(*(x[k] for x in p)), z[k : k + 1])
+        assert_close(whole.log_ratio()[k], one.log_ratio()[0])
+        assert k > 0 or torch.equal(whole.kl(), one.kl())
 
 
 def test_a_family_is_refused_on_data_that_it_is_not_for():

@@ -223,6 +223,7 @@ OK = video(3, 32, 32)
         (OK, {"n_future": 0}, "n_future must be an integer >= 1, got 0"),
         (OK, {"n_future": 2.5}, "n_future must be an integer >= 1, got 2.5"),
         (OK, {"n_samples": -1}, "n_samples must be"),
+        (OK, {"n_samples": 10**9}, "needs at least .* GB of memory"),
         (OK, {"seed": -1}, "seed must be"),
         (OK, {"seed": "x"}, "seed must be"),
     ],
@@ -269,11 +270,14 @@ def test_bad_folders_are_one_clear_exception(run_dir, run, tmp_path):
         (["RUN", "nowhere.gif"], "nowhere.gif does not exist"),
         (["RUN", "short.gif"], "has 1 frames, and the model observes 2"),
         (["RUN", "short.gif", "--n-samples", "0"], "--n-samples must be >= 1"),
+        (["RUN", "long.gif", "--n-future", "1000000000"], "4 samples, 1000000000 frames, pictures 128 wide: needs at"),
+        (["RUN", "long.gif", "--gif-scale", "32", "--n-future", "100000"], "pictures 1024 wide: needs at least"),
     ],
 )
 def test_bad_clips_are_one_line_and_exit_code_2(flags, words, run_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     iio.imwrite("short.gif", video(1, 32, 32, 3))
+    iio.imwrite("long.gif", video(5, 32, 32, 3))
     try:
         code = predict.main([str(run_dir) if flag == "RUN" else flag for flag in flags])
     except SystemExit as end:

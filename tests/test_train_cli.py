@@ -155,7 +155,7 @@ def test_a_run_leaves_what_the_readme_says(tmp_path, capsys):
         *("train/bits_per_dim", "train/frames_per_second", "geco/lambda", "geco/constraint", "geco/calibration"),
     }
     out = capsys.readouterr().out
-    assert "geco: tolerance 0.07 RMSE per pixel, squared 0.0049, summed over 1024 pixels 5.018; first lambda 102" in out
+    assert "squared 0.0049, summed over 1024 pixels 5.018; calibrated lambda there 102" in out
     assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
     assert "is finished at step 6; raise --optim.steps to go on" in capsys.readouterr().out
 
@@ -386,6 +386,23 @@ def test_damaged_settings_are_one_line(content, tmp_path, capsys):
         error = capsys.readouterr().err
         assert "config.json is" in error and error.count(chr(10)) == 1
     assert (tmp_path / "config.json").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "flag, value, words",
+    [
+        ("--data.n-future", "1000000000", "optim.batch-size 3, 1000000002 frames of 32 px"),
+        ("--optim.batch-size", "9" * 30, "5 frames of 32 px"),
+        ("--model.rnn-size", "9" * 20, f"rnn-size {'9' * 20}"),
+        ("--model.predictor-layers", "9" * 20, "layers"),
+        ("--model.width", "9" * 9, f"model.width {'9' * 9}"),
+    ],
+)
+def test_more_than_the_memory_holds_is_refused_with_the_estimate(flag, value, words, tmp_path, capsys):
+    assert train.main([*GECO, f"{flag}={value}", "--run-dir", str(tmp_path / "a")]) == 2
+    error = capsys.readouterr().err
+    assert words in error and "GB of memory, and this machine has" in error and error.count(chr(10)) == 1
+    assert not (tmp_path / "a").exists()
 
 
 def test_unreadable_checkpoints_and_no_cuda_are_refused(tmp_path, capsys):

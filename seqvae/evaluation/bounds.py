@@ -16,7 +16,7 @@ from seqvae.diagnostics import active_units, marginal_kl
 from seqvae.distributed import collect, world_size
 from seqvae.evaluation.predictions import POSTERIOR_KEY, own_videos
 from seqvae.gaussian import Gaussian, keyed_noise
-from seqvae.metrics.best_of_n import over_videos
+from seqvae.metrics.best_of_n import known, over_videos, plus_minus
 from seqvae.metrics.frame import without_tf32
 from seqvae.models import VideoModel
 from seqvae.objectives import bits_per_dim, build_objective, iwae_bound
@@ -99,8 +99,8 @@ def measure_bounds(
                 chunks[name].append(getattr(terms, name))
             if start == 0:
                 whole = {"kl": terms.kl, "sse": terms.sse[0], "z": out.z[0]}
-                if out.q is not None:
-                    q, p = out.latents()
+                if model.has_latent:
+                    q, p = out.first_latents()
                     whole |= dict(q_mu=q.mu, q_logvar=q.logvar, p_mu=p.mu, p_logvar=p.logvar)
         for name, value in (whole | {name: torch.cat(chunk) for name, chunk in chunks.items()}).items():
             parts.setdefault(name, []).append(value.cpu())
@@ -170,6 +170,7 @@ def training_facts(cfg: RunConfig, model: VideoModel, state: dict) -> dict[str, 
             "verdict": objective.verdict(),
             "tolerance": objective.tolerance,
             "rmse": objective.rmse().item(),
+            "held_out_rmse": objective.held_out_rmse().item(),
             **status,
             "summary": objective.summary(),
         }
@@ -181,7 +182,7 @@ def describe(facts: dict, n_videos: int) -> list[str]:
     numbers, lines = facts["bounds"], []
     for name, value in numbers.items():
         if name.startswith(("elbo_", "iwae_")):
-            lines.append(f"{name:<22}{value['mean']:>12.1f} +- {value['interval95']:.1f} nats per video")
+            lines.append(f"{name:<22}{value['mean']:>12.1f}{plus_minus(value['interval95'], 1)} nats per video")
     at = f", sigma {facts['sigma']:.4g}" if "sigma" in facts else ""
     kind = "bound on the bytes" if numbers["bits_bound_the_bytes"] else "a density's, no bound on the bytes"
     lines.append(f"{'bits per dim':<22}{numbers['bits_per_dim']:>12.3f} of elbo_all ({kind}{at})")
@@ -204,7 +205,7 @@ def describe(facts: dict, n_videos: int) -> list[str]:
     return [*lines, f"geco: {facts['geco']['summary']}"] if "geco" in facts else lines
 
 
-def estimate(values: Tensor | np.ndarray) -> dict[str, float]:
+def estimate(values: Tensor | np.ndarray) -> dict[str, object]:
     """Mean over videos and the half width of its 95 % interval, for metrics.json."""
     mean, half_width = over_videos(np.asarray(values))
-    return {"mean": float(mean), "interval95": float(half_width)}
+    return {"mean": float(mean), "interval95": known(half_width)}

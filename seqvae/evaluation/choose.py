@@ -7,6 +7,7 @@ from seqvae.metrics.protocols import Protocol, find_protocol, own_protocol
 
 # What a run's data has to be for the published Moving MNIST test set to be its own.
 PUBLISHED_DIGITS = dict(glyphs="mnist", n_digits=2, deterministic=False, min_speed=0, max_speed=4)
+SRVP_DIGITS = 28  # digit size of SRVP's Moving MNIST, which also bounce otherwise than SVG's of 32 px
 TEST_SEQ, TEST_SEQ_FRAMES = "mnist_test_seq", 20  # torchvision's MovingMNIST: name of the dataset, frames of a video
 OWN_SAMPLES, OWN_VIDEOS = 10, 64
 
@@ -20,6 +21,9 @@ def choose_protocol(
     test_set: str | None = None,
 ) -> Protocol:
     """The protocol `name` for the run's data (auto: the published one it has, or else own).
+
+    The two kinds of Moving MNIST differ in size and bounces. A protocol on the other kind than the run's says so in its
+    name.
 
     Args:
         n_samples, n_videos: asked for; `own` has as many as are.
@@ -44,7 +48,10 @@ def choose_protocol(
             f"{data.name}, image-size {data.image_size}, {data.options()}; use --protocol own"
         )
     protocol = find_protocol(name, data.name)
-    return dataclasses.replace(protocol, n_samples=1) if deterministic else protocol
+    trained, tested = data.digit_size or SRVP_DIGITS, protocol.options.get("digit_size", SRVP_DIGITS)
+    if data.name == "moving_mnist" and trained != tested:
+        return dataclasses.replace(protocol, note=f"trained on {trained}-px digits, tested on {tested}-px ones")
+    return protocol
 
 
 def published_protocol(data: DataConfig) -> str | None:

@@ -45,7 +45,9 @@ def protocol_of_file(saved: SavedPredictions, name: str) -> Protocol:
             f"{saved.path} has {saved.n_past} frames seen and {saved.n_future} predicted, and {name} counts "
             f"{protocol.n_past} and {protocol.n_future}; use --protocol own"
         )
-    return dataclasses.replace(protocol, n_samples=made_for.get("n_samples", protocol.n_samples))
+    return dataclasses.replace(
+        protocol, n_samples=made_for.get("n_samples", protocol.n_samples), note=made_for.get("note", "")
+    )
 
 
 def test_set_of_file(

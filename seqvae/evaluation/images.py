@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from seqvae.evaluation.bounds import estimate
 from seqvae.evaluation.predictions import POSTERIOR_KEY
 from seqvae.gaussian import keyed_noise
-from seqvae.metrics.best_of_n import over_videos
+from seqvae.metrics.best_of_n import over_videos, plus_minus
 from seqvae.metrics.frame import without_tf32
 from seqvae.models import VideoModel
 from seqvae.training.checkpoint import write_atomically
@@ -85,5 +85,5 @@ def table(name: str, errors: Errors) -> list[str]:
     lines = [f"{name}: {n_images} test images, pixels in [0, 1], +- 95 % interval over images", ""]
     for method, values in errors.squared.items():
         mean, half_width = over_videos(values)
-        lines.append(f"squared error, {method:<18}{mean:>10.3f} +- {half_width:.3f} summed over pixels")
+        lines.append(f"squared error, {method:<18}{mean:>10.3f}{plus_minus(half_width, 3)} summed over pixels")
     return lines

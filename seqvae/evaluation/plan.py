@@ -127,7 +127,10 @@ def execute(
         Scorer(p.protocol, p.metrics, p.n_samples, p.n_videos, [FrechetDistance(network) for network in p.networks])
         for p in plans
     ]
-    protocols = {p.protocol.name: {"n_samples": p.protocol.n_samples, "n_videos": p.n_videos, **p.facts} for p in plans}
+    protocols = {
+        p.protocol.name: {"n_samples": p.protocol.n_samples, "note": p.protocol.note, "n_videos": p.n_videos, **p.facts}
+        for p in plans
+    }
     kept = {**facts, "protocols": protocols}
     with writing(save, predictions, kept) if save is not None else contextlib.nullcontext() as writer:
         score(predictions, scorers, batch_size=batch_size, device=device, oracle=oracle, writer=writer)

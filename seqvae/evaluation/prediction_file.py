@@ -40,7 +40,8 @@ OPTIONAL = {"posterior": ("V", "F", "C", "H", "W"), "mean_image": ("C", "H", "W"
 class ProtocolFacts(TypedDict, total=False):
     """Of one protocol."""
 
-    n_samples: Annotated[int, Field(ge=1)]  # the protocol's, for this model
+    n_samples: Annotated[int, Field(ge=1)]  # the protocol's
+    note: str  # printed with the protocol's name
     n_videos: Annotated[int, Field(ge=1)]  # that the numbers below were measured on
     bounds: dict[str, Any]
 
@@ -284,7 +285,7 @@ def writing(path: Path, predictions: Predictions, facts: dict[str, object]) -> I
     try:
         with partial.open("w+b", buffering=0) as raw:
             disk = _Disk(raw)
-            with h5py.File(disk, "w") as file:
+            with h5py.File(disk, "w", libver="v110") as file:
                 file.attrs.update(format=FORMAT, version=VERSION, n_past=predictions.n_past, facts=json.dumps(facts))
                 if predictions.mean_image is not None:
                     file["mean_image"] = array(predictions.mean_image.float())

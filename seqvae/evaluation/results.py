@@ -13,7 +13,7 @@ import numpy as np
 
 from seqvae.evaluation.scores import ORACLE_CAP, Scorer
 from seqvae.evaluation.tables import BASELINES
-from seqvae.metrics.best_of_n import Estimate, Summary, over_videos
+from seqvae.metrics.best_of_n import Estimate, Summary, known, over_videos, plus_minus
 from seqvae.plots import Curve, write_calibration, write_curves, write_scores_by_n
 from seqvae.training.checkpoint import write_atomically
 from seqvae.visualize import Panel, write_animation, write_animation_grid, write_strip
@@ -197,7 +197,7 @@ class Results:
             for key in scorer.metrics:
                 mean, half_width = over_videos(values[key])
                 digits = 2 if key == "psnr" else 4
-                row += f"{f'{mean:.{digits}f} +- {half_width:.{digits}f}':>20}"
+                row += f"{f'{mean:.{digits}f}{plus_minus(half_width, digits)}':>20}"
             lines.append(row)
         lines += ["", *(f"{metric.label.split()[0]}: {metric.definition}." for metric in scorer.metrics.values())]
         lines += [
@@ -219,7 +219,7 @@ class Results:
         for key, values in self.diversity.items():
             mean, half_width = over_videos(values.mean(1))
             what = DIVERSITY[key][1]
-            lines.append(f"diversity: {mean:.5f} +- {half_width:.5f}, {what}.")
+            lines.append(f"diversity: {mean:.5f}{plus_minus(half_width, 5)}, {what}.")
         for kind, found in self.calibration.items():
             covered = ", ".join(
                 f"{100 * values.mean():.0f} % of pixels in the central {100 * level:.0f} %"
@@ -235,4 +235,4 @@ def _per_frame(values: np.ndarray) -> dict[str, object]:
 
 
 def _estimate(estimate: Estimate) -> dict[str, object]:
-    return {"mean": estimate.mean.tolist(), "interval95": estimate.half_width.tolist()}
+    return {"mean": estimate.mean.tolist(), "interval95": known(estimate.half_width)}

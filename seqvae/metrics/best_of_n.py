@@ -19,7 +19,7 @@ RESAMPLES = 1000  # of the bootstrap
 
 
 class Estimate(NamedTuple):
-    """Mean over videos and the half width of its 95 % interval; arrays of one shape."""
+    """Mean over videos and the half width of its 95 % interval, NaN where it is not known; arrays of one shape."""
 
     mean: np.ndarray
     half_width: np.ndarray
@@ -141,12 +141,22 @@ def expected_best(ranked: np.ndarray, n: int) -> np.ndarray:
 
 
 def over_videos(values: np.ndarray) -> Estimate:
-    """(V, ...) -> mean over videos and 1.96 standard errors, each (...). One video has half width 0: none is known."""
+    """(V, ...) -> mean over videos and 1.96 standard errors, each (...). Of one video none is known: NaN."""
     values = np.asarray(values, np.float64)
     mean = values.mean(0)
     if len(values) == 1:
-        return Estimate(mean, np.zeros_like(mean))
+        return Estimate(mean, np.full_like(mean, np.nan))
     return Estimate(mean, 1.96 * values.std(0, ddof=1) / math.sqrt(len(values)))
+
+
+def plus_minus(half_width: float | None, digits: int) -> str:
+    """ " +- 0.12" to print after a mean; nothing where the interval is not known."""
+    return "" if half_width is None or math.isnan(half_width) else f" +- {half_width:.{digits}f}"
+
+
+def known(half_width: np.ndarray) -> object:
+    """For JSON: numbers, and None where the interval is not known."""
+    return np.where(np.isnan(half_width), None, half_width).tolist()
 
 
 def bootstrap(values: np.ndarray) -> Interval:

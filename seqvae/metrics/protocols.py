@@ -71,6 +71,7 @@ class Protocol:
     frechet_samples: int = 1  # predicted videos per real one in a Frechet distance; 0: the protocol has none
     norm: str = "eval mode"  # normalisation layers while predicting
     source: str = ""
+    note: str = ""  # about the run it is applied to, printed with the name
 
     def __post_init__(self) -> None:
         for name in ("n_past", "n_future", "n_samples", "n_videos"):
@@ -121,7 +122,7 @@ PROTOCOLS = {
         Protocol(**_SRVP, **_BAIR, n_samples=100, n_videos=256),
         Protocol(**_SVG, **_SVG_DIGITS, options=_SVG_OPTIONS, n_samples=100, n_videos=256),
         Protocol(**_SVG, **_BAIR, n_samples=100, n_videos=256),
-        Protocol(**_MCVD, **_FIXED, n_future=10, ssim=_SSIM_MCVD_BINARY),
+        Protocol(**_MCVD, **_SVG_DIGITS | {"n_future": 10}, options=_SVG_OPTIONS, ssim=_SSIM_MCVD_BINARY),
         Protocol(**_MCVD, **_BAIR, ssim=_SSIM_MCVD),
     )
 }
@@ -183,4 +184,5 @@ def label(protocol: Protocol, n_samples: int, n_videos: int) -> str:
             raise ValueError(f"{protocol.name} has {full} {unit}, got {used}")
         if used < full:
             parts.append(f"{used} of {full} {unit}")
+    parts += [protocol.note] if protocol.note else []
     return f"{protocol.name} ({', '.join(parts)})" if parts else protocol.name

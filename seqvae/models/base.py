@@ -56,20 +56,22 @@ class Prediction:
     """What `forward` returns, for each of the F predicted frames, in the weights' dtype whatever autocast does."""
 
     params: Tensor  # (K, B, F, likelihood.param_channels, H, W) likelihood parameters
-    q: Gaussian | None  # (B, F, Z) posterior, (K, B, F, Z) where it depends on earlier z; None without a latent
-    p: Gaussian | None  # prior, as q
+    q: Gaussian | None  # (B, F, Z) posterior, or (K, B, F, Z) if it depends on earlier z; None without a latent
+    p: Gaussian | None  # prior, of q's shape
     z: Tensor  # (K, B, F, Z) sampled from q
+
+    def first_latents(self) -> tuple[Gaussian, Gaussian] | None:
+        """q and p of the first sample, (B, F, Z); None without a latent."""
+        if self.q is None:
+            return None
+        return tuple(Gaussian(*(x[0] if x.ndim == self.z.ndim else x for x in g)) for g in (self.q, self.p))
 
     def kl(self) -> Tensor:
         """KL(q || p) per frame and latent, (B, F, Z) nats, float64, mean over samples; Z = 0 without a latent."""
         if self.q is None:
             return self.z[0].double()
         kl = kl_per_latent(*(Gaussian(*(x.double() for x in g)) for g in (self.q, self.p)))
-        return kl.mean(0) if kl.ndim > 3 else kl
-
-    def latents(self) -> tuple[Gaussian, Gaussian]:
-        """q and p of the first sample, (B, F, Z)."""
-        return tuple(g if g.mu.ndim == 3 else Gaussian(g.mu[0], g.logvar[0]) for g in (self.q, self.p))
+        return kl.mean(0) if kl.ndim == self.z.ndim else kl
 
     def log_ratio(self) -> Tensor:
         """log p(z) - log q(z) per frame, (K, B, F) nats, float64: minus the KL, estimated from each sample alone."""
@@ -141,6 +143,13 @@ class VideoModel(nn.Module, ABC, Generic[State]):
     def _parameters_outside(self, *prefixes: str) -> list[nn.Parameter]:
         return [parameter for name, parameter in self.named_parameters() if not name.startswith(prefixes)]
 
+    def mean_frame(self, params: Tensor, state: State) -> Tensor:
+        """Mean of the frame that `step` predicted, (N * B, C, H, W) in [0, 1], from what it returned.
+
+        A family that keeps this frame in its state returns it from there: a mean over 256 levels takes a while.
+        """
+        return self.likelihood.mean(params)
+
     @property
     def has_latent(self) -> bool:
         """Whether futures differ from sample to sample."""
@@ -149,7 +158,7 @@ class VideoModel(nn.Module, ABC, Generic[State]):
     def compile_parts(self) -> None:
         """Compile the submodules named in `compiled`, in place; ValueError if there are none."""
         if not self.compiled:
-            raise ValueError(f"{type(self).__name__} has no part to compile; drop --compute.compile on")
+            raise ValueError(f"{type(self).__name__} has no part to compile; drop the flag that asks for it")
         for name in self.compiled:
             getattr(self, name).compile()
 
@@ -178,7 +187,7 @@ class VideoModel(nn.Module, ABC, Generic[State]):
         frames, sigmas = [], []
         for eps in noise[:, :, n_observed:].flatten(0, 1).unbind(1):  # (N * B, Z)
             params, state = self.step(state, eps)  # (N * B, param_channels, H, W)
-            frames.append(self.likelihood.mean(params))  # (N * B, C, H, W)
+            frames.append(self.mean_frame(params, state))  # (N * B, C, H, W)
             sigmas.append(self.likelihood.sigma(params))
         shape = noise.shape[:2]
         sigma = sigmas[0]

@@ -10,12 +10,11 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seqvae.gaussian import Gaussian, standard_normal_like
+from seqvae.gaussian import Gaussian, limit_logvar, standard_normal_like
 from seqvae.likelihoods import Likelihood
 from seqvae.models.base import ModelConfig, Prediction, VideoModel, float32
 from seqvae.models.svg import init_as_svg
 from seqvae.networks import build_decoder, build_encoder
-from seqvae.networks.recurrent import LOGVAR_LIMIT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,7 @@ class ImageVAE(VideoModel[State]):
         h = self.encode(video)
         with float32(video):
             mu, logvar = self.posterior(h.to(self.posterior.weight.dtype)).chunk(2, dim=-1)
-            q = Gaussian(mu, logvar.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT))  # (B, F, Z)
+            q = Gaussian(mu, limit_logvar(logvar))  # (B, F, Z)
             z = q.sample(noise)  # (K, B, F, Z)
         params = self.decode(z.flatten(0, 2)).unflatten(0, z.shape[:3])
         return Prediction(params, q, standard_normal_like(q), z)

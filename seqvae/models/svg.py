@@ -168,6 +168,9 @@ class SVG(VideoModel[State]):
         params = self.decoder(g[:, 0], skip_terms)  # (N * B, param_channels, H, W)
         return params, State(self.likelihood.mean(params), None, skip_terms, predictor, prior)
 
+    def mean_frame(self, params: Tensor, state: State) -> Tensor:
+        return state.frame
+
     def encode(self, video: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, T, C, H, W) -> h (B, T, G) in the cores' dtype and skips (T, B, ...), every frame in one call."""
         frames = video.transpose(0, 1)

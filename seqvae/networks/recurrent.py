@@ -7,10 +7,9 @@ so T calls with one frame each equal one call with T frames: generation uses the
 import torch
 from torch import Tensor, nn
 
-from seqvae.gaussian import Gaussian
+from seqvae.gaussian import Gaussian, limit_logvar
 
 LSTMState = tuple[Tensor, Tensor]  # hidden and cell, each (B, L, R), batch first unlike nn.LSTM's own
-LOGVAR_LIMIT = 10.0  # |logvar| beyond it only overflows exp(); sigma stays in [0.007, 148]
 
 
 class GaussianLSTM(nn.Module):
@@ -30,7 +29,7 @@ class GaussianLSTM(nn.Module):
         """h: (B, T, G). Returns a Gaussian (B, T, Z), float32, and the LSTM state after the last frame."""
         out, state = run_lstm(self.lstm, self.embed(h), state)  # (B, T, rnn_size)
         mu, logvar = self.head(out).chunk(2, dim=-1)
-        return Gaussian(mu, logvar.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)), state
+        return Gaussian(mu, limit_logvar(logvar)), state
 
 
 class FramePredictor(nn.Module):

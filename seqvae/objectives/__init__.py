@@ -31,10 +31,12 @@ _GECO = {
     "tolerance": REQUIRED,
     "per_frame": False,
     "rule": "adaptive",
+    "lambda_start": None,
     "decay": None,
     "step_size": None,
     "lambda_init": None,
 }
+ADAPTIVE = {"lambda_start": 1.0}  # read with objective.rule adaptive alone
 PAPER = {"decay": 0.99, "step_size": 1e-3}  # read with objective.rule paper alone, as is lambda_init
 FIELDS_OF: dict[str, dict[str, object]] = {
     "elbo": {"beta": 1.0, "svg_beta": None, "kl_warmup": 0, "kl_cycle": 0, "free_bits": 0.0},
@@ -59,6 +61,7 @@ class ObjectiveConfig:
     tolerance: float | None = None  # geco: per-pixel RMSE to reach, pixels in [0, 1]; no default, it decides the result
     per_frame: bool | None = None  # geco: one multiplier per predicted frame instead of one for all; False
     rule: Literal["adaptive", "paper"] | None = None  # geco: how lambda moves (docs/methods.md); adaptive
+    lambda_start: float | None = None  # geco, rule adaptive: first lambda over a calibrated decoder's weight; 1
     decay: float | None = None  # geco, rule paper: of the constraint's moving average, per step; 0.99
     step_size: float | None = None  # geco, rule paper: largest change of log(lambda) per step; 1e-3
     lambda_init: float | None = None  # geco, rule paper: first weight of the summed squared error; 1 / (2 tolerance^2)
@@ -81,11 +84,12 @@ class ObjectiveConfig:
                 raise ValueError(f"{flag} is not used by objective {self.name} but by {owners}; drop it (or pass None)")
             if used.get(field.name) is REQUIRED and value is None:
                 raise ValueError(f"{flag} is required by objective {self.name}: there is no value that suits all data")
-        if "geco" in self.name and self.rule != "paper":
-            for name in (*PAPER, "lambda_init"):
+        if "geco" in self.name:
+            rule, others = ("adaptive", ADAPTIVE) if self.rule == "paper" else ("paper", (*PAPER, "lambda_init"))
+            for name in others:
                 if getattr(self, name) is not None:
-                    raise ValueError(f"{_flag(name)} is used by objective.rule paper alone; drop it (or pass None)")
-        for name in ("tolerance", "step_size", "lambda_init"):
+                    raise ValueError(f"{_flag(name)} is used by objective.rule {rule} alone; drop it (or pass None)")
+        for name in ("tolerance", "step_size", "lambda_init", "lambda_start"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{_flag(name)} must be finite and > 0, got {value}")
@@ -115,8 +119,10 @@ class ObjectiveConfig:
         if self.svg_beta is not None:
             del unset["beta"]
         if self.rule == "paper":
-            paper = PAPER | {"lambda_init": 1 / (2 * self.tolerance**2)}
-            unset |= {name: value for name, value in paper.items() if getattr(self, name) is None}
+            unset |= PAPER | {"lambda_init": 1 / (2 * self.tolerance**2)}
+        elif self.tolerance is not None:
+            unset |= ADAPTIVE
+        unset = {name: value for name, value in unset.items() if getattr(self, name) is None}
         return replace(self, **unset)
 
 
@@ -148,7 +154,7 @@ def build_objective(
         return Elbo(beta, kl_warmup=cfg.kl_warmup, kl_cycle=cfg.kl_cycle, free_bits=cfg.free_bits)
     if cfg.name == "iwae":
         return Iwae()
-    rule = AdaptiveRule
+    rule = partial(AdaptiveRule, lambda_start=cfg.lambda_start)
     if cfg.rule == "paper":
         rule = partial(PaperRule, decay=cfg.decay, step_size=cfg.step_size, lambda_init=cfg.lambda_init)
     constraint = dict(tolerance=cfg.tolerance, rule=rule, n_frames=n_frames if cfg.per_frame else None)

@@ -8,11 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from seqvae.likelihoods.gaussian import gaussian_log_prob
-from seqvae.objectives.base import Numbers, Terms, effective_samples, iwae_bound, masked_mean, report, sum_frames
+from seqvae.objectives.base import (
+    Numbers,
+    Terms,
+    effective_samples,
+    held_out_bound,
+    iwae_bound,
+    masked_mean,
+    report,
+    sum_frames,
+)
 from seqvae.objectives.base import n_frames as count_frames
 
 MET = 1.01  # of the tolerance: a larger RMSE on held-out clips does not meet it where checkpoints are compared
-MAX_GAP = 0.5  # of log MSE between training and held-out clips: early on, running statistics can be far off
+MAX_GAP = 0.5  # in log MSE of held-out clips that lambda follows: early on, running statistics can be far off
 NEAR = 0.1025  # a moving average of MSE within 10.25 % of tolerance^2 is an RMSE within 5 % of the tolerance
 
 
@@ -51,8 +60,8 @@ class AdaptiveRule(nn.Module):
     """The calibrated decoder's weight for the error reached so far, times an integral of the error still expected.
 
     lambda = exp(integral) / (2 max(best, tolerance^2)), where best is the lowest moving average of MSE so far. While
-    the model learns, this is the weight of a sigma-VAE, which cannot wind up. The integral starts to move when the
-    tolerance is first reached, or after a quarter of the run. It follows the error expected at the end of the run, in
+    the model learns, this is a sigma-VAE's weight times `lambda_start`, which cannot wind up. The integral moves once
+    the tolerance was reached, or after a quarter of the run. It follows the error expected at the end of the run, in
     both directions alike. With e = log(MSE / tolerance^2) and a learning curve MSE ~ t^-p, whose p is measured over the
     last part of the run, that is e - p log(1 + remaining / t): no weight is added for what learning will do by itself.
     """
@@ -61,15 +70,17 @@ class AdaptiveRule(nn.Module):
     slowest, fastest = 3e-3, 3e-2  # of the integral, per step and unit of error; between them 30 / steps of the run
     window = 100  # steps that the moving average spans at most; before, 1/20 of the steps made
 
-    def __init__(self, shape: tuple[int, ...], tolerance: float):
+    def __init__(self, shape: tuple[int, ...], tolerance: float, lambda_start: float = 1.0):
         super().__init__()
-        self.tolerance = tolerance
-        for name in ("integral", "best", "past"):
+        self.log_calibrated = -math.log(2 * tolerance**2)  # log lambda of a sigma-VAE with this error
+        self.log_start = math.log(lambda_start)
+        self.register_buffer("integral", torch.full(shape, self.log_start, dtype=torch.float64))
+        for name in ("best", "past"):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
     def start(self) -> float:
         """First log lambda."""
-        return -math.log(2 * self.tolerance**2)
+        return self.log_calibrated + self.log_start
 
     def weight(self, n: Tensor) -> Tensor:
         """Weight of the newest batch in the moving average of the error, after n updates."""
@@ -95,7 +106,7 @@ class AdaptiveRule(nn.Module):
         expected = torch.where(learning, 0.0, expected.clamp(-1, 1))
         rate = (30 / (t + remaining)).clamp(self.slowest, self.fastest) * min(1.0, 5 * lr)
         self.integral.add_(rate * expected).clamp_(-self.limit, self.limit)
-        return self.integral + self.start() - self.best.clamp(min=0)
+        return self.integral + self.log_calibrated - self.best.clamp(min=0)
 
     def at_limit(self, log_lambda: Tensor) -> Tensor:
         """Where lambda can rise no further."""
@@ -180,7 +191,14 @@ class Geco(nn.Module):
         state = [self.log_lambda, *self.rule.buffers()]
         before = [buffer.clone() for buffer in state]
         self.log_lambda.copy_(
-            self.rule.move(self.log_lambda, self.error(), self.gap, self.n_updates, lr=lr, remaining=remaining)
+            self.rule.move(
+                self.log_lambda,
+                self.error(),
+                self.gap.clamp(-MAX_GAP, MAX_GAP),
+                self.n_updates,
+                lr=lr,
+                remaining=remaining,
+            )
         )
         for buffer, old in zip(state, before):
             buffer.copy_(torch.where(seen, buffer, old))
@@ -217,12 +235,16 @@ class Geco(nn.Module):
     def steer(self, rmse: float | list[float]) -> None:
         """Takes `constrained_rmse` of held-out clips in eval mode: from now on that is what lambda follows."""
         squared = torch.as_tensor(rmse, dtype=torch.float64, device=self.gap.device).square()
-        gap = (squared / (self.constraint + self.tolerance**2)).log().clamp(-MAX_GAP, MAX_GAP)
+        gap = (squared / (self.constraint + self.tolerance**2)).log()
         self.gap.copy_(torch.where(self.n_updates > 0, gap, 0.0))
 
     def rmse(self) -> Tensor:
         """Per-pixel error that the moving average amounts to, of the worst frame with one multiplier per frame."""
         return (self._seen(self.constraint) + self.tolerance**2).clamp(min=0).sqrt().max()
+
+    def held_out_rmse(self) -> Tensor:
+        """`rmse`, in eval mode on held-out clips: exact right after a validation, an estimate between two."""
+        return self.tolerance * (0.5 * self._seen(self.error() + self.gap)).exp().max()
 
     def _seen(self, values: Tensor) -> Tensor:
         """Without the entries of frames that no loss has looked at, unless that is all of them."""
@@ -233,12 +255,13 @@ class Geco(nn.Module):
         """The verdict in words, and how far from a calibrated decoder the solution is."""
         calibration = self._seen(self.status()["geco/calibration"]).max().item()
         words = {"met": "met", "not yet": "not yet met", "infeasible": "infeasible at this capacity"}[self.verdict()]
-        if (self._seen(self.constraint) < -NEAR * self.tolerance**2).all():
-            words = "met with room to spare, so that lambda is falling as far as it may"
-        elif self.rmse() > self.tolerance and self.verdict() == "met":
+        if (self._seen(self.error() + self.gap) < -NEAR).all():
+            words = "met with room to spare"
+        elif self.held_out_rmse() > self.tolerance and self.verdict() == "met":
             words = "met within 5 %"
         return (
-            f"RMSE {self.rmse().item():.4f} for a tolerance of {self.tolerance}: {words}; 2 lambda MSE is "
+            f"RMSE {self.held_out_rmse().item():.4f} on held-out clips, {self.rmse().item():.4f} in training, for a "
+            f"tolerance of {self.tolerance}: {words}; 2 lambda MSE is "
             f"{calibration:.3g} (1: also the ELBO's optimum, more: reconstruction weighs more than there)"
         )
 
@@ -268,12 +291,8 @@ class GecoIwae(Geco):
 
     def forward(self, terms: Terms) -> tuple[Tensor, Numbers]:
         """Returns the loss, nats per frame, and the numbers to log. State moves in `after_step` alone."""
-        excess = terms.sse - terms.dims * self.tolerance**2  # (K, B, F) nats at lambda = 1
-        bound = coherent_bound if self.form == "coherent" else additive_bound
-        value, log_w = bound(terms.log_ratio, excess, self.log_lambda.exp(), terms.mask)
+        value, log_w, weighted = self._bound(terms)
         loss = -value.sum() / count_frames(terms)
-
-        weighted = (log_w.detach().softmax(0)[..., None] * terms.sse.detach()).sum(0)  # (B, F)
         chosen = weighted if self.constraint_on == "iw" else terms.sse.detach().mean(0)
         now, average, count = self._constraint(terms, chosen)
         loss = loss + self._penalty(average - now, count, terms)  # a constant: as GECO's, the value is the average's
@@ -281,6 +300,21 @@ class GecoIwae(Geco):
             "rmse_iw": (masked_mean(weighted, terms.mask) / terms.dims).sqrt(),
             "effective_samples": effective_samples(log_w.detach()).mean(),
         }
+
+    def _bound(self, terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
+        """The bound (B,), log-weights (K, B) and the squared error under the weights (B, F), without a gradient."""
+        excess = terms.sse - terms.dims * self.tolerance**2  # (K, B, F) nats at lambda = 1
+        bound = coherent_bound if self.form == "coherent" else additive_bound
+        value, log_w = bound(terms.log_ratio, excess, self.log_lambda.exp(), terms.mask)
+        return value, log_w, (log_w.detach().softmax(0)[..., None] * terms.sse.detach()).sum(0)
+
+    def squared_error(self, terms: Terms) -> Tensor:
+        """(B, F) squared errors that the constraint is about, summed over pixels."""
+        return self._bound(terms)[2] if self.constraint_on == "iw" else super().squared_error(terms)
+
+    def merit(self, numbers: dict) -> float:
+        """What best.pt is chosen by, larger is better: the importance-weighted bound on held-out clips."""
+        return held_out_bound(numbers, "iwae")
 
 
 def coherent_bound(log_ratio: Tensor, cost: Tensor, weight: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

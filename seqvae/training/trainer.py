@@ -117,7 +117,7 @@ class Trainer:
         self.ema = copy.deepcopy(model).requires_grad_(False).eval().to(device) if cfg.optim.ema else None
         self.amp = resolve_amp(cfg.compute, device)
         self.n_importance = cfg.objective.resolved().n_importance or 1
-        if resolve_compile(cfg.compute, device):
+        if cfg.compute.compile == "on" or (model.compiled and resolve_compile(cfg.compute, device)):
             model.compile_parts()
         if cfg.compute.checkpoint_activations:  # around what is compiled, as the model calls it
             recompute_in_backward(model)
@@ -328,8 +328,8 @@ class Trainer:
             whole.append((terms.sse, terms.log_ratio, terms.log_density, terms.kl.sum(-1)[None]))
             if isinstance(self.objective, Geco):
                 constrained.append(self.objective.squared_error(terms))
-            if out.q is not None:
-                q, p = out.latents()
+            if model.has_latent:
+                q, p = out.first_latents()
                 latents.append((q.mu, p.mu, p.logvar, terms.kl))
         sse, log_ratio, log_density, kl = (torch.cat(parts, dim=1) for parts in zip(*whole))  # (K or 1, V, F)
         mse, rate = ((masked_mean(x, self.mask).item()) for x in (sse / terms.dims, kl))
