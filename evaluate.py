@@ -3,7 +3,7 @@
     python evaluate.py runs/demo                                        GIFs, strips, curves, report.html, metrics.json
     python evaluate.py runs/smmnist-geco --n-samples 10 --n-videos 256  part of the protocol, and said so
     python evaluate.py runs/a runs/b                                    several runs, and a page that compares them
-    python evaluate.py runs/bair-geco --clip mine.gif                   futures of one's own clip
+    python evaluate.py smmnist-transport                                weights that come with the repository
     python evaluate.py runs/a --save-predictions                        keep the predictions in one file
     python evaluate.py --from-predictions FILE                          score it again; no model, no GPU
     python evaluate.py runs/mnist-geco                                  single images: errors, bounds, pictures
@@ -30,13 +30,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets import load_dataset
-from datasets.download import one_line
 from datasets.moving_mnist import SimulatedDigits
 from datasets.oracle import oracle_futures
-from datasets.video_folder import read_video
 from seqvae import distributed
-from seqvae.config import RunConfig, build_model, read_config, to_json
-from seqvae.evaluation import bounds, clip, images
+from seqvae.config import RunConfig, read_config, to_json
+from seqvae.evaluation import bounds, images
 from seqvae.evaluation.choose import choose_protocol, test_set_of
 from seqvae.evaluation.from_file import measured_before, protocol_of_file, test_set_of_file
 from seqvae.evaluation.plan import Plan, execute, make_plan
@@ -50,8 +48,8 @@ from seqvae.metrics import published
 from seqvae.metrics.protocols import Protocol
 from seqvae.models import VideoModel
 from seqvae.provenance import provenance
-from seqvae.training import checkpoint
 from seqvae.training.trainer import choose_device
+from seqvae.weights import find_run, load_model, results_folder
 
 MAX_SCALE = 32  # screen pixels per pixel: 64 px are 2048 then
 # Fields that nothing would read where no test set of videos is predicted.
@@ -67,7 +65,6 @@ ABOUT_VIDEOS = (
     "amp",
     "compile",
 )
-ABOUT_TEST_SETS = (*ABOUT_VIDEOS, "n_videos", "n_importance", "batch_size", "data_root")
 TIMEOUT = 3600  # seconds that processes wait for one another: their shares of the videos may differ in speed
 
 
@@ -75,7 +72,7 @@ TIMEOUT = 3600  # seconds that processes wait for one another: their shares of t
 class EvalConfig:
     """Predict runs' test videos, score them and draw them."""
 
-    run_dirs: tyro.conf.Positional[tuple[Path, ...]] = ()  # folders that train.py made
+    run_dirs: tyro.conf.Positional[tuple[Path, ...]] = ()  # folders of train.py or seqvae.export, names in pretrained/
     # auto: the published one for its data, or else own; several: each in its own folder
     protocol: tuple[Literal["auto", "srvp-2020", "svg-2018", "mcvd-2022", "own"], ...] = ("auto",)
     n_samples: int | None = None  # futures per video; the protocol's (own: 10)
@@ -92,8 +89,6 @@ class EvalConfig:
     batch_size: int = 16  # videos at once; changes no number
     seed: int = 0  # of the predictions' noise
     checkpoint: Literal["best", "last"] = "best"  # best on validation, or the last one
-    clip: Path | None = None  # predict this video file (or folder of frames) instead of the test set
-    n_future: int | None = None  # with --clip: frames to predict; as many as in training
     formats: tuple[Literal["gif", "apng", "mp4"], ...] = ("gif",)  # of moving pictures; mp4 needs the extra `mp4`
     gif_scale: int | None = None  # screen pixels per pixel; as many as make a picture 128 wide
     out: Path | None = None  # where to write; RUN/evaluation/PROTOCOL, for a page that compares runs `comparison`
@@ -103,7 +98,7 @@ class EvalConfig:
     compile: Literal["on", "off"] = "off"  # on: torch.compile encoder and decoder, which pays on a GPU
 
     def __post_init__(self) -> None:
-        for name in ("n_samples", "n_videos", "n_importance", "batch_size", "n_future", "gif_scale"):
+        for name in ("n_samples", "n_videos", "n_importance", "batch_size", "gif_scale"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be >= 1, got {getattr(self, name)}")
         if not self.run_dirs and not self.from_predictions:
@@ -111,16 +106,12 @@ class EvalConfig:
         if self.run_dirs and self.from_predictions:
             raise ValueError("runs and --from-predictions at once; evaluate them one after the other")
         if self.from_predictions:
-            names = ("save_predictions", "clip", "test_set", "checkpoint", "n_importance", "seed", "amp", "compile")
+            names = ("save_predictions", "test_set", "checkpoint", "n_importance", "seed", "amp", "compile")
             self.refuse(names, "is about a model, and --from-predictions has none; drop it")
-        if self.n_future is not None and self.clip is None:
-            raise ValueError("--n-future goes with --clip: a test set's length is the protocol's; drop it")
         if self.lpips_vgg and self.lpips == "off":
             raise ValueError("--lpips-vgg asks for LPIPS and --lpips off for none; drop one")
         if self.gif_scale is not None and self.gif_scale > MAX_SCALE:
             raise ValueError(f"--gif-scale must be <= {MAX_SCALE}, got {self.gif_scale}")
-        if self.clip is not None:
-            self.refuse(ABOUT_TEST_SETS, "is about a test set, and --clip predicts one video; drop it")
         if self.test_set is not None and self.protocol not in (("auto",), ("own",)):
             raise ValueError(f"--test-set {self.test_set} is scored under own, not {' '.join(self.protocol)}; drop one")
         if "mp4" in self.formats and importlib.util.find_spec("av") is None:
@@ -180,7 +171,7 @@ def evaluate(argv: list[str]) -> int:
                     f"{out} would be written twice; name each run, file and protocol once, or evaluate them one by one"
                 )
         page = None  # that compares
-        if len(args.subjects) > 1 and args.clip is None:
+        if len(args.subjects) > 1:
             page = args.out or Path("comparison")
         distributed.on_main(lambda: [check_folder(out) for out in [*outs, page] if out is not None])
     except (ValueError, FileNotFoundError) as error:
@@ -228,14 +219,11 @@ def prepare(args: EvalConfig, subject: Path, device: torch.device) -> list[Evalu
     """What there is to do for one run or one file."""
     if args.from_predictions:
         return [prepare_file(args, subject, device)]
-    cfg = read_config(subject)
-    alone = cfg.data.images or args.clip is not None or args.save_predictions
-    if alone and distributed.world_size() > 1:
-        raise ValueError("images, --clip and --save-predictions take one process; start them without torchrun")
+    cfg = read_config(find_run(subject))
+    if (cfg.data.images or args.save_predictions) and distributed.world_size() > 1:
+        raise ValueError("images and --save-predictions take one process; start them without torchrun")
     if cfg.data.images:
         return [prepare_images(args, subject, cfg, device)]
-    if args.clip is not None:
-        return [prepare_clip(args, subject, cfg, device)]
     return prepare_videos(args, subject, cfg, device)
 
 
@@ -254,7 +242,8 @@ def prepare_videos(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torc
     protocols = [choose_protocol(cfg, name, **asked) for name in args.protocol]
     if not cfg.model.has_latent:
         n_samples = 1
-    model, state = load_model(args, run_dir, cfg, device)
+    model, state = load_model(find_run(run_dir), cfg, args.checkpoint)
+    model.to(device)
     if args.compile == "on":
         model.compile_parts()
     mean_image = mean_training_image(args, cfg)
@@ -267,7 +256,7 @@ def prepare_videos(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torc
         if n_videos > len(clips):
             raise ValueError(f"--n-videos {n_videos}: the test split of {protocol.test_set} has {len(clips)}")
         name = protocol.name if args.test_set is None else f"{protocol.name}-{args.test_set}"
-        out = place(args, run_dir, run_dir / "evaluation", name, several=len(protocols) > 1)
+        out = place(args, run_dir, results_folder(run_dir) / "evaluation", name, several=len(protocols) > 1)
         plan = plan_for(args, protocol, n_drawn, n_videos, out, device)
         key = repr((protocol.test_set, sorted(protocol.options.items()), protocol.n_past))
         groups.setdefault(key, []).append((plan, clips))
@@ -342,11 +331,11 @@ def plan_for(
     return make_plan(protocol, n_samples, n_videos, out, **networks, device=device)
 
 
-def check_sizes(args: EvalConfig, n_samples: int, n_videos: int, n_frames: int, size: int = 64) -> None:
+def check_sizes(args: EvalConfig, n_samples: int, n_videos: int, n_frames: int) -> None:
     """ValueError where scores and pictures cannot fit this machine's memory: a lower bound, in bytes."""
-    columns, width = min(6, n_samples + 2), max(128, size * (args.gif_scale or 1))
+    columns, width = min(6, n_samples + 2), max(128, 64 * (args.gif_scale or 1))
     pictures = 3 * min(4, n_videos) * columns * n_frames * width**2
-    scores = 12 * n_samples * n_videos * n_frames + n_samples * min(8, n_videos) * n_frames * size**2
+    scores = 12 * n_samples * n_videos * n_frames + n_samples * min(8, n_videos) * n_frames * 64**2
     scale = f", --gif-scale {args.gif_scale}" if args.gif_scale else ""
     what = f"{n_samples} samples of {n_videos} videos, {n_frames} frames{scale}"
     check_memory(pictures + scores + 8 * (args.n_importance or 1) * n_videos * n_frames, what)
@@ -412,40 +401,20 @@ def prepare_file(args: EvalConfig, path: Path, device: torch.device) -> Evaluati
     )
 
 
-# ---- clips and images
-
-
-def prepare_clip(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.device) -> Evaluation:
-    """Futures of the person's own clip, cropped and scaled to the model's size; grey for a model of grey pictures."""
-    model, _ = load_model(args, run_dir, cfg, device)
-    lengths = {"n_past": cfg.data.n_past, "n_future": args.n_future or cfg.data.n_future}
-    check_sizes(args, args.n_samples or 4, 1, sum(lengths.values()), model.image_size)
-    read = read_video(args.clip, model.image_size, cfg.data.stride or 1, max_frames=sum(lengths.values()))
-    frames = torch.from_numpy(read)  # (T, S, S, 3) uint8
-    video = frames.permute(0, 3, 1, 2)
-    if model.channels == 1:
-        video = video.float().mean(1, keepdim=True).round().byte()
-    if len(video) < cfg.data.n_past:
-        raise ValueError(f"--clip {args.clip} has {len(video)} frames, and the model looks at {cfg.data.n_past}")
-    out = place(args, run_dir, run_dir / "evaluation", f"clip_{args.clip.name}")
-    n_samples = (args.n_samples or 4) if model.has_latent else 1
-    pictures = dict(formats=args.formats, scale=args.gif_scale)
-    return Evaluation(
-        [out],
-        lambda: clip.predict(model, video, out, **lengths, n_samples=n_samples, seed=args.seed, **pictures),
-    )
+# ---- images
 
 
 def prepare_images(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.device) -> Evaluation:
     """Errors, bounds and pictures of a model of single images, on the whole test split unless --n-videos says less."""
-    about_videos = (*ABOUT_VIDEOS, "n_samples", "clip", "formats", "gif_scale")
+    about_videos = (*ABOUT_VIDEOS, "n_samples", "formats", "gif_scale")
     args.refuse(about_videos, "is about predicted videos, and this run is on images; drop it")
     clips = load_dataset(split="test", **cfg.data.arguments() | {"root": data_root(args, cfg)})
     n_images = args.n_videos or len(clips)
     if n_images > len(clips):
         raise ValueError(f"--n-videos {n_images}: the test split of {cfg.data.name} has {len(clips)}")
-    model, state = load_model(args, run_dir, cfg, device)
-    out = place(args, run_dir, run_dir / "evaluation", "images")
+    model, state = load_model(find_run(run_dir), cfg, args.checkpoint)
+    model.to(device)
+    out = place(args, run_dir, results_folder(run_dir) / "evaluation", "images")
 
     def run() -> list[str]:
         errors = images.measure(model, clips, n_images, args.batch_size, args.seed, device)
@@ -470,7 +439,7 @@ def run_facts(args: EvalConfig, run_dir: Path, cfg: RunConfig, model: VideoModel
     """What was evaluated, how its training ended, and with which program."""
     return {
         "run": str(run_dir),
-        "checkpoint": args.checkpoint,
+        "checkpoint": state["checkpoint"],
         "step": state["step"],
         "seed": args.seed,
         **bounds.training_facts(cfg, model, state),
@@ -508,27 +477,6 @@ def data_root(args: EvalConfig, cfg: RunConfig) -> str | None:
     if args.data_root and cfg.data.root is None and args.test_set is None:
         raise ValueError(f"--data-root is not used by a run on {cfg.data.name}; drop it")
     return str(args.data_root) if args.data_root else cfg.data.root
-
-
-def load_model(args: EvalConfig, run_dir: Path, cfg: RunConfig, device: torch.device) -> tuple[VideoModel, dict]:
-    """The run's model in eval mode, averaged weights where it has them, and the checkpoint's state."""
-    path = run_dir / "checkpoints" / f"{args.checkpoint}.pt"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; train the run to its first checkpoint, or choose --checkpoint")
-    state = checkpoint.load(path)
-    if "channels" not in state:
-        raise ValueError(f"{path} does not say the size of its videos, so an earlier version made it; use that version")
-    another = f"{path} is of another model than {run_dir}/config.json describes"
-    if state["image_size"] != cfg.data.image_size:
-        raise ValueError(another)
-    model = build_model(cfg, state["channels"])
-    try:
-        weights = state["ema"] or state["model"]
-        checkpoint.check_like(weights, model.state_dict(), "weights")
-        model.load_state_dict(weights)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{another} ({one_line(error)})") from None
-    return model.to(device).eval(), state
 
 
 def mean_training_image(args: EvalConfig, cfg: RunConfig) -> Tensor:

@@ -37,6 +37,7 @@ from seqvae.training.lock import RunLock
 from seqvae.training.logger import LoggingFailed
 from seqvae.training.loop import TrainingFailed, run
 from seqvae.training.trainer import Trainer, choose_device, resolve_amp
+from seqvae.weights import find_run, read_state
 
 
 def main(argv: list[str]) -> int:
@@ -239,16 +240,18 @@ def build_trainer(cfg: RunConfig, channels: int, device: torch.device) -> Traine
 def init_from(trainer: Trainer, other: Path) -> None:
     """Takes the weights of run folder `other`, averaged ones where it has them, all but the likelihood's."""
 
-    def read() -> tuple[Path, dict]:
-        paths = (other / "checkpoints" / f"{name}.pt" for name in ("best", "last"))
-        path = next((path for path in paths if path.exists()), None)
-        if path is None:
-            raise FileNotFoundError(
-                f"--init-from {other}: it holds no checkpoint (looked for checkpoints/best.pt, last.pt)"
-            )
-        return path, checkpoint.load(path)
+    def read() -> dict:
+        folder = find_run(other)
+        for which in ("best", "last"):
+            try:
+                return read_state(folder, which)
+            except FileNotFoundError:
+                continue
+        raise FileNotFoundError(
+            f"--init-from {other}: it holds no checkpoint (looked for checkpoints/best.pt, last.pt)"
+        )
 
-    path, state = distributed.on_main(read)
+    state = distributed.on_main(read)
     theirs = state["ema"] or state["model"]
     theirs = {name: value for name, value in theirs.items() if not name.startswith("likelihood.")}
     ours = {name: value for name, value in trainer.model.state_dict().items() if not name.startswith("likelihood.")}
@@ -261,7 +264,7 @@ def init_from(trainer: Trainer, other: Path) -> None:
     for model in (trainer.model, trainer.ema):
         if model is not None:
             model.load_state_dict(theirs, strict=False)
-    distributed.say(f"weights of {path}, step {state['step']}")
+    distributed.say(f"weights of {state['path']}, step {state['step']}")
 
 
 def description(cfg: RunConfig) -> dict:

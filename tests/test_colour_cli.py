@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import evaluate
+import predict
 import train
 from datasets import convert_bair
 from seqvae.presets import PRESETS
@@ -90,15 +91,12 @@ def test_own_videos_train_resume_are_evaluated_and_predicted(suffix, tmp_path, c
     assert (run_dir / "evaluation" / "own" / "gifs" / "video_000.gif").exists()
 
     clip = folder / f"3.{suffix}"
-    assert evaluate.main([str(run_dir), "--clip", str(clip), "--n-samples", "3"]) == 0
-    with Image.open(run_dir / "evaluation" / "clip_3" / "prediction.gif") as gif:
+    assert predict.main([str(run_dir), str(clip), "--n-samples", "3"]) == 0
+    with Image.open(run_dir / "predictions" / clip.name / "prediction.gif") as gif:
         assert gif.n_frames == 5
         with_truth = gif.size
     out = tmp_path / "longer"
-    assert (
-        evaluate.main([str(run_dir), "--clip", str(clip), "--n-samples", "3", "--n-future", "20", "--out", str(out)])
-        == 0
-    )
+    assert predict.main([str(run_dir), str(clip), "--n-samples", "3", "--n-future", "20", "--out", str(out)]) == 0
     assert "the clip has 9 frames of 22" in capsys.readouterr().out
     with Image.open(out / "prediction.gif") as gif:
         assert gif.n_frames == 22 and gif.size[0] < with_truth[0]  # no truth, no posterior beside it
@@ -108,26 +106,5 @@ def test_a_model_of_grey_pictures_predicts_a_colour_clip_in_grey(tmp_path):
     iio.imwrite(tmp_path / "mine.gif", moving_shapes(1, 6, 40, seed=1)[0], duration=120)
     small = [*TINY, "--data.image-size", "32", "--data.digit-size", "12", "--data.n-past", "2", "--data.n-future", "2"]
     assert train.main(["demo", *small, "--optim.steps", "1", "--run-dir", str(tmp_path / "run")]) == 0
-    assert evaluate.main([str(tmp_path / "run"), "--clip", str(tmp_path / "mine.gif")]) == 0
-    assert (tmp_path / "run" / "evaluation" / "clip_mine.gif" / "prediction.png").exists()
-
-
-@pytest.mark.parametrize(
-    "flags, words",
-    [
-        (["--clip", "nowhere.gif"], "nowhere.gif does not exist"),
-        (["--clip", "x.gif", "--n-videos", "3"], "is about a test set, and --clip predicts one video"),
-        (["--n-future", "3"], "--n-future goes with --clip"),
-    ],
-)
-def test_bad_clips_are_one_message_and_exit_code_2(flags, words, bair, tmp_path, capsys):
-    assert (
-        train.main(["bair-beta", *TINY, "--optim.steps", "1", "--data.root", str(bair), "--run-dir", str(tmp_path)])
-        == 0
-    )
-    try:
-        code = evaluate.main([str(tmp_path), *flags])
-    except SystemExit as end:
-        code = end.code
-    text = " ".join("".join(capsys.readouterr()).replace("│", " ").split())
-    assert code == 2 and words in text and "Traceback" not in text
+    assert predict.main([str(tmp_path / "run"), str(tmp_path / "mine.gif")]) == 0
+    assert (tmp_path / "run" / "predictions" / "mine.gif" / "prediction.png").exists()

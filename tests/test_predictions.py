@@ -468,9 +468,6 @@ def test_a_failure_leaves_no_half_file(tmp_path):
         (["RUN", "--gif-scale", "0"], "--gif-scale must be >= 1, got 0"),
         (["RUN", "--lpips-vgg", "--lpips", "off"], "--lpips-vgg asks for LPIPS and --lpips off for none"),
         (["RUN", "--gif-scale", "1000"], "--gif-scale must be <= 32, got 1000"),
-        (["RUN", "--clip", "a.gif", "--no-oracle"], "--no-oracle is about a test set"),
-        (["RUN", "--clip", "a.gif", "--fvd-weights", "x.pt"], "--fvd-weights is about a test set"),
-        (["RUN", "--clip", "a.gif", "--save-predictions"], "--save-predictions is about a test set"),
         (["RUN", "--test-set", "mnist_test_seq", "--protocol", "srvp-2020"], "is scored under own, not srvp-2020"),
     ],
 )

@@ -51,9 +51,8 @@ class Predictions(ABC):
         """(B, F, C, H, W) uint8, the model's reconstruction of the frames to predict, and sigma; None if not known."""
 
     def chunks(self, n_videos: int) -> list[range]:
-        """Samples in portions for n_videos at once; even portions, so that pairs of samples stay together."""
-        at_once = max(2, ROLLOUT_ROWS // n_videos // 2 * 2)
-        return [range(i, min(i + at_once, self.n_samples)) for i in range(0, self.n_samples, at_once)]
+        """All samples in portions, see `sample_chunks`."""
+        return sample_chunks(self.n_samples, n_videos)
 
 
 class ModelPredictions(Predictions):
@@ -100,6 +99,12 @@ class ModelPredictions(Predictions):
     def _noise(self, videos: range, samples: Sequence[int]) -> Tensor:
         steps = self.n_past - 1 + self.n_future
         return keyed_noise(self.seed, videos, samples, steps, self.model.z_dim).to(self.device)
+
+
+def sample_chunks(n_samples: int, n_videos: int) -> list[range]:
+    """Samples in portions for n_videos at once; even portions, so that pairs of samples stay together."""
+    at_once = max(2, ROLLOUT_ROWS // n_videos // 2 * 2)
+    return [range(i, min(i + at_once, n_samples)) for i in range(0, n_samples, at_once)]
 
 
 def own_videos(n_videos: int) -> range:

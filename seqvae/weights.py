@@ -1,0 +1,114 @@
+"""Find the weights of a run, an exported folder or a pretrained name, and build their model.
+
+A run folder (train.py) holds checkpoints, an exported one (`seqvae.export`) model.safetensors; both hold config.json.
+"""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+from seqvae.config import RunConfig, build_model
+from seqvae.models import VideoModel
+from seqvae.training import checkpoint
+from seqvae.training.checkpoint import DamagedCheckpoint, ForeignCheckpoint
+
+PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"  # shipped with the repository
+WEIGHTS_FILE = "model.safetensors"
+OBJECTIVE = "objective."  # prefix of the objective's tensors there; the model's have their own names
+# What config.json says of the weights beside it; the rest of the state is tensors.
+DESCRIBED = {"step": int, "channels": int, "image_size": int, "checkpoint": str}
+
+
+def pretrained_names() -> list[str]:
+    """Weights that come with the repository; none in an installed package."""
+    return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
+
+
+def find_run(run: str | Path) -> Path:
+    """The folder of a run: a path, or the name of pretrained weights. FileNotFoundError lists the nearest names."""
+    path = Path(run)
+    if (path / "config.json").exists():
+        return path
+    if str(run) in pretrained_names():
+        return PRETRAINED / path
+    if path.exists():
+        return path  # no run, which whoever reads it reports
+    beside = [str(found.parent) for found in sorted(path.parent.glob("*/config.json"))]
+    near = difflib.get_close_matches(str(run), [*pretrained_names(), *beside], n=3)
+    known = [f"nearest: {', '.join(near)}"] if near else []
+    if not near and pretrained_names():
+        known = [f"pretrained: {', '.join(pretrained_names())}"]
+    raise FileNotFoundError("; ".join([f"{run} is no run folder and no name of pretrained weights", *known]))
+
+
+def results_folder(run: str | Path) -> Path:
+    """Where results of a run go by default: its own folder, or runs/NAME for pretrained weights."""
+    return Path("runs", run) if find_run(run).parent == PRETRAINED else Path(run)
+
+
+def load_model(run_dir: Path, cfg: RunConfig, which: str = "best") -> tuple[VideoModel, dict]:
+    """The run's model on the CPU in eval mode, averaged weights if it has them, and the state they come from.
+
+    Args:
+        run_dir: from `find_run`.
+        cfg: its settings.
+        which: checkpoint, best or last; exported weights are of one checkpoint, which the state names.
+
+    Raises:
+        FileNotFoundError: no weights there.
+        ValueError: weights that are damaged, or of another model than the settings describe.
+    """
+    state = read_state(run_dir, which)
+    another = f"{state['path']} is of another model than {run_dir / 'config.json'} describes"
+    if state["image_size"] != cfg.data.image_size:
+        raise ValueError(another)
+    model = build_model(cfg, state["channels"])
+    weights = state["ema"] or state["model"]
+    try:
+        checkpoint.check_like(weights, model.state_dict(), "weights")
+        model.load_state_dict(weights)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{another} ({' '.join(str(error).split())})") from None
+    return model.eval(), state
+
+
+def read_state(run_dir: Path, which: str = "best") -> dict:
+    """The checkpoint's state, or what of it was exported, with `path` and `checkpoint` saying where it comes from."""
+    if (run_dir / WEIGHTS_FILE).exists():
+        return _read_exported(run_dir)
+    path = run_dir / "checkpoints" / f"{which}.pt"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; train the run to its first checkpoint, or choose --checkpoint")
+    state = checkpoint.load(path)
+    if "channels" not in state:
+        raise ValueError(f"{path} does not say the size of its videos, so an earlier version made it; use that version")
+    return state | {"path": path, "checkpoint": which}
+
+
+def _read_exported(folder: Path) -> dict:
+    from safetensors import SafetensorError  # here, because runs do without it
+    from safetensors.torch import load
+
+    path = folder / WEIGHTS_FILE
+    content = path.read_bytes()
+    try:
+        described = json.loads((folder / "config.json").read_text())["weights"]
+        facts = {name: described[name] for name, kind in DESCRIBED.items() if isinstance(described[name], kind)}
+        if facts.keys() != DESCRIBED.keys():
+            raise ValueError
+        expected = described["sha256"]
+    except (ValueError, LookupError, TypeError):
+        raise ForeignCheckpoint(f"{folder / 'config.json'} does not describe {WEIGHTS_FILE}; export it again") from None
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise DamagedCheckpoint(f"{path} is damaged or incomplete: its SHA-256 is not the one in config.json")
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise DamagedCheckpoint(f"{path} cannot be read ({error})") from None
+    tensors = {name: value.float() if value.dtype == torch.float16 else value for name, value in tensors.items()}
+    objective = {name.removeprefix(OBJECTIVE): v for name, v in tensors.items() if name.startswith(OBJECTIVE)}
+    model = {name: v for name, v in tensors.items() if not name.startswith(OBJECTIVE)}
+    return facts | {"path": path, "model": model, "ema": None, "objective": objective}

@@ -1,0 +1,286 @@
+"""load_run, export and predict.py: what a person does with a trained model. The models here are hardly trained ones."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+import predict
+import seqvae
+from datasets import load_dataset
+from datasets.video_folder import fit, read_video
+from seqvae import export, weights
+from seqvae.config import DataConfig, LikelihoodConfig, ObjectiveConfig, RunConfig, build_model, to_json
+from seqvae.evaluation.prediction_file import SavedPredictions
+from seqvae.objectives import build_objective
+from seqvae.training import checkpoint
+from tests.families import SMALL, far_from_start, run_of, small
+
+ROOT = Path(__file__).parent.parent
+DIGITS = DataConfig(name="digits", image_size=32, digit_size=12, n_past=2, n_future=3)
+
+
+def make_run(folder: Path, family: str = "svg", channels: int = 1, **parts) -> Path:
+    """A run folder as train.py leaves it, without the training."""
+    cfg = RunConfig(data=DIGITS, likelihood=LikelihoodConfig(name="gaussian"))
+    cfg = dataclasses.replace(run_of(cfg, small(family)), **parts).resolved()
+    model = far_from_start(build_model(cfg, channels))
+    model.likelihood.calibrate(0.01)
+    objective = build_objective(cfg.objective, n_frames=cfg.data.n_drawn, dims=channels * cfg.data.image_size**2)
+    sizes = {"step": 7, "channels": channels, "image_size": cfg.data.image_size}
+    state = sizes | {"model": model.state_dict(), "ema": None, "objective": objective.state_dict(), "optimizer": {}}
+    checkpoint.save(folder / "checkpoints", state, best=True)
+    whole = {
+        "config": to_json(cfg),
+        "command": "python /home/me/train.py demo --run-dir=/tmp/a",
+        "versions": {"a": "1"},
+    }
+    (folder / "config.json").write_text(json.dumps(whole))
+    (folder / "metrics.jsonl").write_text('{"step": 7, "valid/rmse": 0.125}\n')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def run(run_dir) -> seqvae.Run:
+    return seqvae.load_run(run_dir, device="cpu")
+
+
+def video(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_three_lines_from_another_folder_without_datasets(run_dir, tmp_path):
+    (tmp_path / "seqvae").symlink_to(ROOT / "seqvae")
+    code = f"""
+import sys; sys.modules["datasets"] = None
+import numpy as np, seqvae
+run = seqvae.load_run({str(run_dir)!r})
+frames = np.arange(5 * 40 * 50).reshape(5, 40, 50).astype(np.uint8)
+futures = run.predict(frames, n_future=4, n_samples=3, seed=1)
+assert futures.shape == (3, 4, 32, 32) and futures.dtype == np.uint8, futures.shape
+assert (futures == run.predict(frames, n_future=4, n_samples=3, seed=1)).all()
+assert (futures != run.predict(frames, n_future=4, n_samples=3, seed=2)).any()
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
+
+
+def test_layouts_agree(run):
+    grey = video(4, 32, 32)
+    futures = run.predict(grey, 3, 2)
+    assert (run.predict(grey[..., None], 3, 2)[..., 0] == futures).all()
+    assert (run.predict(np.repeat(grey[..., None], 3, -1), 3, 2) == futures[..., None]).all()
+    batch = run.predict(np.stack([grey, video(4, 32, 32)[::-1]])[..., None], 3, 2)
+    assert batch.shape == (2, 2, 3, 32, 32, 1) and (np.abs(batch[:, 0, ..., 0].astype(int) - futures) <= 1).all()
+    floats = run.predict(grey.astype(np.float64) / 255, 3, 2)
+    assert floats.dtype == np.float32 and ((255 * floats).round() == futures).all()
+    assert (run.predict(torch.from_numpy(grey), 3, 2) == futures).all()
+    assert run.predict(grey).shape == (1, 3, 32, 32)
+
+
+def test_any_size_is_cropped_and_scaled_as_for_training(run):
+    from PIL import Image
+
+    wide = video(3, 45, 71, 3)
+    expected = np.stack([fit(Image.fromarray(frame), 32) for frame in wide])
+    for frames in (wide, wide.astype(np.float32) / 255):
+        scaled = (255 * run._video(frames)[0]).numpy()
+        np.testing.assert_allclose(scaled[0, :, 0], expected.mean(-1), atol=1)
+    assert (run.predict(wide) == run.predict(expected)).all()
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "per-image-sigma", "per-pixel-sigma", "shared-sigma"])
+def test_sigma_of_the_samples(likelihood, tmp_path):
+    run = seqvae.load_run(make_run(tmp_path, likelihood=LikelihoodConfig(name=likelihood)))
+    sigma, futures = (f(video(2, 32, 32), 3, 2) for f in (run.sample_sigma, run.predict))
+    if likelihood == "bernoulli":
+        assert sigma is None
+    else:
+        assert np.broadcast_shapes(np.shape(sigma), futures.shape) == futures.shape and (np.asarray(sigma) > 0).all()
+        assert np.ndim(sigma) == (0 if likelihood == "shared-sigma" else 4)
+
+
+@pytest.mark.parametrize("dequantise", [None, True])
+def test_score_is_the_bound_that_evaluation_quotes(dequantise, tmp_path):
+    folder = make_run(tmp_path, likelihood=LikelihoodConfig(name="optimal-sigma", dequantise=dequantise))
+    assert evaluate.main([str(folder), "--n-videos", "3", "--n-samples", "1", "--n-importance", "1"]) == 0
+    bounds = json.loads((folder / "evaluation" / "own" / "metrics.json").read_text())["bounds"]
+    run = seqvae.load_run(folder)
+    clips = load_dataset(split="test", **run.config.data.arguments())
+    batch = torch.stack([clips[i] for i in range(3)]).permute(0, 1, 3, 4, 2)
+    score = run.score(batch)
+    assert score.nats.shape == (3, 4) == score.kl.shape
+    np.testing.assert_allclose(-score.nats.sum(1).mean(), bounds["elbo_all"]["mean"], rtol=1e-6)
+    np.testing.assert_allclose(score.bits_per_dim.mean(), bounds["bits_per_dim"], rtol=1e-6)
+    np.testing.assert_allclose(run.score(batch[0]).nats, score.nats[0], rtol=1e-5)
+    surprising = batch.numpy().copy()
+    surprising[0, 3] = 255 - surprising[0, 3]
+    assert run.score(surprising).nats[0].argmax() == 2 and run.score(surprising).nats[0, 2] > score.nats[0, 2]
+
+
+@pytest.mark.parametrize("family", SMALL)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_export_and_back_for_every_family(family, dtype, tmp_path, capsys):
+    images = family == "image"
+    objective = {} if images else {"objective": ObjectiveConfig(name="geco", tolerance=0.07)}
+    folder = make_run(tmp_path / "run", family, **objective)
+    assert export.main([str(folder), str(tmp_path / "out"), "--dtype", dtype]) == 0
+    assert "model.safetensors" in capsys.readouterr().out
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    before, after = seqvae.load_run(folder), seqvae.load_run(tmp_path / "out")
+    assert after.step == 7 and after.config == before.config
+    for name, weight in before.model.state_dict().items():
+        other = after.model.state_dict()[name]
+        assert weight.dtype == other.dtype
+        rounded = dtype == "float16" and name in dict(before.model.named_parameters())
+        assert other.equal(weight.half().to(weight.dtype) if rounded else weight), name
+    frames = video(3, 32, 32)
+    score = [run.score(frames).nats for run in (before, after)]
+    assert score[0].shape == (3 if images else 2,) == after.encode(frames).mean.shape[:1]
+    np.testing.assert_allclose(*score, rtol=1e-9 if dtype == "float32" else 0.05)
+    if dtype == "float32" and not images:
+        assert (before.predict(frames, 2, 2) == after.predict(frames, 2, 2)).all()
+    states = [weights.read_state(path)["objective"] for path in (folder, tmp_path / "out")]
+    assert states[0].keys() == states[1].keys() and all(states[0][k].equal(states[1][k]) for k in states[0])
+    text = (tmp_path / "out" / "README.md").read_text() + (tmp_path / "out" / "config.json").read_text()
+    assert "/home" not in text and "/tmp" not in text and "python train.py demo --run-dir=a" in text
+    assert f"| `valid/rmse` | {0.125} |" in text and "license: mit" in text
+
+
+def test_pretrained_names_are_runs_everywhere(run_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(weights, "PRETRAINED", tmp_path / "pretrained")
+    monkeypatch.chdir(tmp_path)
+    clip = tmp_path / "clip.gif"
+    iio.imwrite(clip, np.repeat(video(6, 32, 32, 1), 3, -1), duration=100)
+    assert export.main([str(run_dir), "pretrained/tiny-digits", "--dtype", "float16"]) == 0
+    assert seqvae.load_run("tiny-digits").predict(video(2, 8, 8)).shape == (1, 3, 32, 32)
+    assert evaluate.main(["tiny-digits", "--n-videos", "2", "--n-samples", "2"]) == 0
+    facts = json.loads(Path("runs/tiny-digits/evaluation/own/metrics.json").read_text())
+    assert facts["run"] == "tiny-digits" and facts["checkpoint"] == "best" and facts["step"] == 7
+    assert predict.main(["tiny-digits", str(clip)]) == 0
+    assert Path("runs/tiny-digits/predictions/clip.gif/prediction.npz").exists()
+    capsys.readouterr()
+    assert evaluate.main(["tiny-digit"]) == 2 and predict.main(["tiny-digit", str(clip)]) == 2
+    for line in capsys.readouterr().err.splitlines():
+        assert line.endswith("tiny-digit is no run folder and no name of pretrained weights; nearest: tiny-digits")
+    with pytest.raises(FileNotFoundError, match="pretrained: tiny-digits"):
+        seqvae.load_run("something else")
+
+
+def test_all_three_ways_predict_the_same_bytes(run, run_dir, tmp_path):
+    clips = load_dataset(split="test", **run.config.data.arguments())
+    out = ["--n-videos", "2", "--n-samples", "3", "--seed", "5", "--save-predictions", "--out", str(tmp_path)]
+    assert evaluate.main([str(run_dir), *out]) == 0
+    saved = SavedPredictions(tmp_path / "predictions.h5", torch.device("cpu"))
+    stored = saved.futures(range(2), range(3))[0].numpy()  # (N, B, F, C, H, W)
+    batch = torch.stack([clips[i] for i in range(2)]).permute(0, 1, 3, 4, 2).numpy()
+    futures = run.predict(batch[:, :2], n_samples=3, seed=5)
+    assert (np.moveaxis(futures, -1, 3) == stored).all()
+
+    iio.imwrite(tmp_path / "clip.apng", batch[0].repeat(3, -1), plugin="pillow", duration=100)
+    assert (read_video(tmp_path / "clip.apng", 32) == batch[0]).all()
+    command = [str(run_dir), str(tmp_path / "clip.apng"), "--n-samples", "3", "--seed", "5", "--out", str(tmp_path)]
+    assert predict.main(command) == 0
+    with np.load(tmp_path / "prediction.npz") as numbers:
+        assert (numbers["context"] == batch[0, :2]).all() and (numbers["truth"] == batch[0, 2:]).all()
+        assert (numbers["samples"] == run.predict(batch[0, :2], n_samples=3, seed=5)).all()
+        assert numbers["seeds"].tolist() == [[5, 0, 0], [5, 0, 1], [5, 0, 2]]
+        assert numbers["sigma"] == pytest.approx(0.1)
+    assert iio.improps(tmp_path / "prediction.gif").n_images == 5
+
+
+OK = video(3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    "frames, options, words",
+    [
+        (OK[0], {}, r"\(32, 32\), expected \(T, H, W\)"),
+        (video(3, 32, 32, 4), {}, "C 1 or 3"),
+        (video(1, 3, 32, 32), {}, "C 1 or 3"),
+        (OK[None, None, None], {}, "expected"),
+        (OK[:0], {}, "nothing in them"),
+        (OK[:, :0], {}, "nothing in them"),
+        (OK[:1], {}, "frames are 1, and the model observes at least 2"),
+        (OK.astype(int), {}, "int64, expected uint8"),
+        (OK > 9, {}, "bool, expected uint8"),
+        (OK.astype(np.float32), {}, r"range from 0 to 255, expected \[0, 1\]"),
+        (OK / 255 - 0.5, {}, r"expected \[0, 1\]"),
+        (np.where(OK > 9, np.nan, 0.5), {}, "without NaN"),
+        (np.where(OK > 9, np.inf, 0.5), {}, r"expected \[0, 1\]"),
+        ([["a"]], {}, "expected"),
+        (OK, {"n_future": 0}, "n_future must be an integer >= 1, got 0"),
+        (OK, {"n_future": 2.5}, "n_future must be an integer >= 1, got 2.5"),
+        (OK, {"n_samples": -1}, "n_samples must be"),
+        (OK, {"n_samples": 10**9}, "needs at least .* GB of memory"),
+        (OK, {"seed": -1}, "seed must be"),
+        (OK, {"seed": "x"}, "seed must be"),
+    ],
+)
+def test_bad_calls_are_one_clear_exception(frames, options, words, run):
+    with pytest.raises(ValueError, match=words):
+        run.predict(frames, **options)
+
+
+def test_bad_folders_are_one_clear_exception(run_dir, run, tmp_path):
+    with pytest.raises(ValueError, match="checkpoint must be best or last"):
+        seqvae.load_run(run_dir, checkpoint="first")
+    with pytest.raises(ValueError, match="observes 2, so one more"):
+        run.score(OK[:2])
+    with pytest.raises(FileNotFoundError, match="nearest: .*tiny"):
+        seqvae.load_run(run_dir.parent / "tinny")
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        seqvae.load_run(tmp_path)
+    with pytest.raises(ValueError, match="is a run folder"):
+        export.export(run_dir, run_dir)
+    out = tmp_path / "out"
+    export.export(run_dir, out)
+    whole, config = (out / "model.safetensors").read_bytes(), json.loads((out / "config.json").read_text())
+    (out / "model.safetensors").write_bytes(whole[:-8])
+    with pytest.raises(ValueError, match="damaged or incomplete"):
+        seqvae.load_run(out)
+    (out / "model.safetensors").write_bytes(whole)
+    config["config"]["model"]["rnn_size"] += 1
+    (out / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="is of another model than .*config.json describes"):
+        seqvae.load_run(out)
+    del config["weights"]["step"]
+    (out / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="does not describe model.safetensors"):
+        seqvae.load_run(out)
+    images = seqvae.load_run(make_run(tmp_path / "images", "image"))
+    with pytest.raises(ValueError, match="single images predicts no futures"):
+        images.predict(OK)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["RUN", "nowhere.gif"], "nowhere.gif does not exist"),
+        (["RUN", "short.gif"], "has 1 frames, and the model observes 2"),
+        (["RUN", "short.gif", "--n-samples", "0"], "--n-samples must be >= 1"),
+        (["RUN", "long.gif", "--n-future", "1000000000"], "4 samples, 1000000000 frames, pictures 128 wide: needs at"),
+        (["RUN", "long.gif", "--gif-scale", "32", "--n-future", "100000"], "pictures 1024 wide: needs at least"),
+    ],
+)
+def test_bad_clips_are_one_line_and_exit_code_2(flags, words, run_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    iio.imwrite("short.gif", video(1, 32, 32, 3))
+    iio.imwrite("long.gif", video(5, 32, 32, 3))
+    try:
+        code = predict.main([str(run_dir) if flag == "RUN" else flag for flag in flags])
+    except SystemExit as end:
+        code = end.code
+    text = " ".join("".join(capsys.readouterr()).replace("│", " ").split())
+    assert code == 2 and words in text and "Traceback" not in text
