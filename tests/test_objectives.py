@@ -592,13 +592,26 @@ def test_where_learning_limits_the_error_the_papers_rule_winds_up_and_the_adapti
     assert abs(found["adaptive"][0] - 1) < 0.02
 
 
+def test_lambda_hardly_rises_while_the_model_has_not_begun_to_learn():
+    # Nothing lowers the error for the first half of the run, whatever the weight; then it falls at once.
+    tolerance, steps = 0.05, 2000
+    objective, weights = adaptive(tolerance), []
+    for i in range(steps):
+        mse = 0.01 if i < steps // 2 else 0.95 * tolerance**2
+        objective(terms(torch.full((1, 1), mse, dtype=torch.float64)))
+        objective.after_step(remaining=steps - 1 - i)
+        weights.append(objective.log_lambda.exp().item())
+    assert max(weights[: steps // 2]) < 10 / (2 * 0.01), "ten times the calibrated weight"
+    assert weights[-1] < weights[steps // 2]
+
+
 def test_an_infeasible_tolerance_ends_at_the_largest_integral_and_says_so():
     objective = adaptive(0.01)
     for i in range(3000):
         objective(terms(torch.full((1, 1), 0.04, dtype=torch.float64)))
         objective.after_step(remaining=2999 - i)
     assert objective.verdict() == "infeasible"
-    assert_close(objective.log_lambda.exp().item(), 300 / (2 * 0.04))
+    assert_close(objective.log_lambda.exp().item(), 50 / (2 * 0.04))
 
 
 def test_lambda_follows_the_error_of_held_out_clips_once_it_is_known():
