@@ -46,7 +46,7 @@ class PaperRule(nn.Module):
         """Weight of the newest batch in the moving average of the error, after n updates."""
         return torch.where(n == 0, 1.0, 1 - self.decay).double()
 
-    def move(self, log_lambda: Tensor, error: Tensor, gap: Tensor, n: Tensor, lr: float, remaining: float) -> Tensor:
+    def move(self, log_lambda: Tensor, error: Tensor, gap: Tensor, n: Tensor, lr: float, remaining: int) -> Tensor:
         """log lambda after a step; arguments as in `AdaptiveRule.move`, of which it uses the error alone."""
         log_lambda = log_lambda + self.step_size * error.expm1().clamp(-1, 1)
         return log_lambda.clamp(self.center - self.limit, self.center + self.limit)
@@ -89,7 +89,7 @@ class AdaptiveRule(nn.Module):
         """Weight of the newest batch in the moving average of the error, after n updates."""
         return (20 / (n + 20).double()).clamp(min=1 / self.window)
 
-    def move(self, log_lambda: Tensor, error: Tensor, gap: Tensor, n: Tensor, lr: float, remaining: float) -> Tensor:
+    def move(self, log_lambda: Tensor, error: Tensor, gap: Tensor, n: Tensor, lr: float, remaining: int) -> Tensor:
         """log lambda after a step.
 
         Args:
@@ -181,12 +181,12 @@ class Geco(nn.Module):
         calibration = 2 * weight * (self.constraint + self.tolerance**2)
         return {"geco/lambda": weight, "geco/constraint": self.constraint, "geco/calibration": calibration}
 
-    def after_step(self, lr: float = 1.0, remaining: float = 0.0) -> None:
+    def after_step(self, lr: float = 1.0, remaining: int = 0) -> None:
         """Moves the average, then lambda; called once after each optimizer step.
 
         Args:
             lr: that step's learning rate, relative to the largest of the run.
-            remaining: steps of the run still to come, each weighed by its learning rate as `lr`.
+            remaining: steps of the run still to come.
         """
         assert self._pending is not None, "after_step without a training-mode forward before it"
         average, seen = self._pending
