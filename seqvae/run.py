@@ -142,7 +142,7 @@ class Run:
         if out.q is None:
             mean = std = out.z[0]
         else:
-            q, _ = out.latents()
+            q, _ = out.first_latents()
             mean, std = q.mu, (0.5 * q.logvar).exp()
         return Latents(*(part.cpu().numpy() if given.ndim == 5 else part[0].cpu().numpy() for part in (mean, std)))
 
