@@ -102,6 +102,9 @@ def train(argv: list[str], lock: RunLock) -> int:
             raise
         return failed(cfg, f"the device's memory is too small; lower --optim.batch-size ({cfg.optim.batch_size})")
     except OSError as error:
+        if error.errno is None:  # a dataset's own, perhaps behind the traceback of a loading process
+            failed(cfg, str(error).splitlines()[-1])
+            return 2
         return failed(cfg, f"cannot write {error.filename or run_dir}: {error.strerror}; earlier checkpoints are whole")
     if signal_name is not None:
         distributed.say(f"{signal_name}: saved at step {trainer.step}; the same command goes on from there")

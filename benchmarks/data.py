@@ -100,19 +100,20 @@ def moving_digits() -> dict:
     }
 
 
-def digits_on_gpu(batch_size: int) -> dict:
+def digits_on_device(batch_size: int, device: torch.device, repeats: int = DIGIT_REPEATS) -> dict:
     """Clips per second of device_batches, medians over the turns; host_ms is what a batch takes before it returns."""
     result, rng = {}, np.random.default_rng(0)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     for flavour, dataset in moving_digits().items():
-        make, rates, host = device_batches(dataset, "cuda"), [], []
-        for _ in range(DIGIT_REPEATS + 1):
+        make, rates, host = device_batches(dataset, device), [], []
+        for _ in range(repeats + 1):
             batches = rng.integers(len(dataset), size=(10, batch_size)).tolist()
-            torch.cuda.synchronize()
+            wait()
             start = time.perf_counter()
             for batch in batches:
                 make(batch)
             host.append((time.perf_counter() - start) / len(batches))
-            torch.cuda.synchronize()
+            wait()
             rates.append(len(batches) * batch_size / (time.perf_counter() - start))
         clips_per_s, host_ms = round(np.median(rates[1:])), round(1000 * float(np.median(host[1:])), 2)
         result[flavour] = {"clips_per_s": clips_per_s, "host_ms": host_ms}
@@ -189,7 +190,7 @@ def main(arguments: list[str]) -> None:
     for source, result in digits_on_cpu().items():
         print(json.dumps({"benchmark": "moving_mnist", "device": "cpu", "source": source} | result))
     for batch_size in (100, 1000) if torch.cuda.is_available() else ():
-        for source, result in digits_on_gpu(batch_size).items():
+        for source, result in digits_on_device(batch_size, torch.device("cuda")).items():
             device = torch.cuda.get_device_name()
             print(
                 json.dumps(

@@ -14,6 +14,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ from train import build_trainer
 
 FACTORS = (0.7, 0.85, 1.0, 1.2, 1.5)  # tolerance over the sigma-VAE's final RMSE
 WEIGHTS = (0.015, 0.05, 0.2, 1.0, 4.0, 25.0)  # fixed weights over the calibrated weight at that RMSE
+FIRST_SEED = 0  # whose sigma-VAE run the tolerances are multiples of
 SCHEDULES = ("constant", "cosine")
 N_TRAIN, N_VALID, N_TEST = 6_000, 256, 512
 LOG_EVERY, VALIDATIONS = 20, 10  # steps between records of lambda; validations of a run
@@ -125,9 +127,84 @@ def read(path: Path) -> dict[tuple, dict]:
     return {(r["data"], r["schedule"], r["method"], r["value"], r["seed"]): r for r in runs}
 
 
-def sigma_rmse(runs: dict[tuple, dict], name: str, schedule: str, seeds: list[int]) -> float:
-    """Mean RMSE that the sigma-VAE's runs end with."""
-    return sum(runs[name, schedule, "sigma", None, seed]["rmse"] for seed in seeds) / len(seeds)
+# ---- what the runs say
+
+
+def front(runs: dict[tuple, dict], name: str, schedule: str) -> list[tuple[float, float]]:
+    """(RMSE, KL) of the fixed-weight runs that no other one beats in both, by rising RMSE."""
+    points = sorted(
+        (r["rmse"], r["kl"]) for key, r in runs.items() if key[:3] == (name, schedule, "fixed") and r["kl"] > 0
+    )
+    return [p for i, p in enumerate(points) if all(p[1] < other[1] for other in points[:i])]
+
+
+def front_kl(points: list[tuple[float, float]], rmse: float) -> float | None:
+    """KL of the front at an RMSE, its logarithm linear between two points; None outside the front."""
+    for (left, high), (right, low) in pairwise(points):
+        if left <= rmse <= right:
+            return math.exp(math.log(high) + (rmse - left) / (right - left) * math.log(low / high))
+    return None
+
+
+def settled(run: dict, tolerance: float) -> int | None:
+    """Step from which the training error stays within 5 % of its last value; None if that is not the tolerance."""
+    errors = [rmse / run["trace"][-1][1] for _, rmse in run["trace"]]
+    if abs(run["trace"][-1][1] / tolerance - 1) > 0.1:
+        return None
+    outside = [i for i, error in enumerate(errors) if abs(error - 1) > 0.05]
+    return LOG_EVERY * (outside[-1] + 1 if outside else 0)
+
+
+def report(runs: dict[tuple, dict]) -> list[str]:
+    """Markdown: the sweeps, and a row for each GECO run."""
+    lines = ["| data | schedule | weight / calibrated | RMSE / sigma-VAE's | KL |", "|---|---|---|---|---|"]
+    base = {key[:2]: r["rmse"] for key, r in runs.items() if key[2] == "sigma" and key[4] == FIRST_SEED}
+    for (name, schedule, method, value, _), r in runs.items():
+        if method in ("sigma", "fixed"):
+            what = f"{value:g}" if method == "fixed" else f"sigma-VAE, RMSE {r['rmse']:.4f}"
+            lines.append(f"| {name} | {schedule} | {what} | {r['rmse'] / base[name, schedule]:.3f} | {r['kl']:.2f} |")
+    lines += [
+        "",
+        "| data | schedule | rule | tolerance / sigma-VAE's RMSE | RMSE / tolerance, clips steered by | others | KL "
+        "| KL / front at that RMSE | peak lambda / start | settled | verdict |",
+        "|---" * 11 + "|",
+    ]
+    for (name, schedule, method, value, _), r in sorted(runs.items(), key=lambda item: [str(x) for x in item[0]]):
+        if method in ("sigma", "fixed"):
+            continue
+        tolerance = value * base[name, schedule]
+        best = front_kl(front(runs, name, schedule), r["rmse"])
+        beside = "outside" if best is None else f"{r['kl'] / best:.2f}"
+        peak = 2 * tolerance**2 * max(weight for weight, _ in r["trace"])
+        step = settled(r, tolerance)
+        cells = [name, schedule, method, f"{value:g}", f"{r['valid_rmse'] / tolerance:.3f}"]
+        cells += [f"{r['rmse'] / tolerance:.3f}", f"{r['kl']:.2f}", beside, f"{peak:.2f}"]
+        lines.append("| " + " | ".join([*cells, "no" if step is None else str(step), r["verdict"]]) + " |")
+    return lines
+
+
+def draw(runs: dict[tuple, dict], path: Path) -> None:
+    """Rate against distortion, one panel for each data set at a constant learning rate."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in DATA if front(runs, name, "constant")]
+    figure = Figure(figsize=(4.2 * len(names), 3.6), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
+        here = {key: r for key, r in runs.items() if key[:2] == (name, "constant")}
+        for method, label, style in (
+            ("fixed", f"fixed weights, {len(WEIGHTS)} runs", dict(marker="o", linestyle="-", color="0.6")),
+            ("adaptive", "GECO, one run for each tolerance", dict(marker="x", linestyle="", color="C0")),
+            ("sigma", "sigma-VAE, one run", dict(marker="*", linestyle="", color="C3", markersize=11)),
+        ):
+            chosen = sorted((r["rmse"], r["kl"]) for key, r in here.items() if key[2] == method and r["kl"] > 0.05)
+            axes.plot([rmse for rmse, _ in chosen], [kl for _, kl in chosen], label=label, **style)
+        rmse = here[name, "constant", "sigma", None, FIRST_SEED]["rmse"]
+        for key in here:
+            if key[2] == "adaptive":
+                axes.axvline(key[3] * rmse, color="C0", linewidth=0.5, linestyle=":")
+        axes.set(title=name, xlabel="distortion: RMSE per pixel", ylabel="rate: KL, nats per frame", yscale="log")
+    figure.axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -138,8 +215,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", nargs="+", default=list(DATA), choices=DATA)
     parser.add_argument("--schedules", nargs="+", default=SCHEDULES, choices=SCHEDULES)
     parser.add_argument("--factors", nargs="+", type=float, default=FACTORS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[FIRST_SEED])
+    parser.add_argument(
+        "--report", action="store_true", help="print tables, draw OUT/rate_distortion.png, train nothing"
+    )
     args = parser.parse_args(argv)
+    if args.report:
+        runs = read(args.out / "runs.jsonl")
+        print("\n".join(report(runs)))
+        draw(runs, args.out / "rate_distortion.png")
+        return
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "runs.jsonl"
     loaded: dict[str, dict[str, Tensor]] = {}
@@ -147,7 +232,7 @@ def main(argv: list[str] | None = None) -> None:
         values = {"sigma": [None], "fixed": WEIGHTS}.get(method, args.factors)
         cells = [
             (name, schedule, method, value, seed)
-            for seed in (args.seeds if method != "fixed" else args.seeds[:1])
+            for seed in (args.seeds if method != "fixed" else [FIRST_SEED])
             for name in args.data
             for schedule in args.schedules
             for value in values
@@ -162,7 +247,7 @@ def main(argv: list[str] | None = None) -> None:
                 loaded[name] = {split: load_clips(name, args.root, split, n) for split, n in counts.items()}
             objective, sigma = ObjectiveConfig(), None
             if method != "sigma":
-                rmse = sigma_rmse(runs, name, schedule, args.seeds)
+                rmse = runs[name, schedule, "sigma", None, FIRST_SEED]["rmse"]
                 if method == "fixed":
                     sigma = rmse / math.sqrt(value)
                 else:

@@ -1,6 +1,7 @@
 """Train and evaluate a list of runs through the command line's own entry points, and print markdown tables of them."""
 
 import json
+import math
 import platform
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -32,13 +33,19 @@ def train_and_evaluate(run_dir: Path, flags: Sequence[str], evaluation: Sequence
         evaluated = evaluate.main([str(run_dir), *evaluation, "--out", str(out)]) == 0
         report = json.loads((out / "metrics.json").read_text()) if evaluated else {"end": "evaluation failed"}
     lines = [line for line in read_metrics(run_dir / "metrics.jsonl") if "train/frames_per_second" in line]
-    frames = cfg.optim.batch_size * cfg.data.n_drawn  # of a step
-    steps = [b - a for a, b in pairwise([0, *(line["step"] for line in lines)])]
-    seconds = sum(n * frames / line["train/frames_per_second"] for n, line in zip(steps, lines, strict=True))
     return report | {
-        "minutes": seconds / 60,
+        "minutes": training_seconds(run_dir) / 60,
         "skipped": max((line["train/skipped_steps"] for line in lines), default=0),
     }
+
+
+def training_seconds(run_dir: Path, until: float = math.inf) -> float:
+    """Seconds of training up to step `until`, without validation, samples and checkpoints."""
+    cfg, metrics = read_config(run_dir), read_metrics(run_dir / "metrics.jsonl")
+    lines = [line for line in metrics if "train/frames_per_second" in line and line["step"] <= until]
+    frames = cfg.optim.batch_size * cfg.data.n_drawn  # of a step
+    steps = [b - a for a, b in pairwise([0, *(line["step"] for line in lines)])]
+    return sum(n * frames / line["train/frames_per_second"] for n, line in zip(steps, lines, strict=True))
 
 
 def markdown(columns: dict[str, Callable[[dict], str]], rows: dict[str, dict]) -> list[str]:

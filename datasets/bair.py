@@ -138,7 +138,7 @@ class PngVideos:
         """(64, 64, 3) uint8."""
         path = self.folders[video] / f"{t}.png"
         try:
-            frame = np.asarray(Image.open(path).convert("RGB"))
+            frame = np.asarray(Image.open(path, formats=["PNG"]).convert("RGB"))
             if frame.shape != FRAME_SHAPE:
                 raise ValueError(f"it is {frame.shape}, expected {FRAME_SHAPE}")
         except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's, for a damaged PNG

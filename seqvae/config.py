@@ -274,7 +274,8 @@ def build_model(cfg: RunConfig, channels: int) -> VideoModel:
     return models.build_model(cfg.model, likelihood, **sizes)
 
 
-# May differ when a run goes on: how long (which stretches a cosine schedule), how often, where.
+# May differ when a run goes on: how long (which stretches a cosine schedule, and the time GECO has to reach its
+# tolerance), how often (GECO takes the error of held-out clips from validations), where.
 MAY_CHANGE = {
     *("optim.steps", "run.log_every", "run.sample_every", "run.checkpoint_every", "wandb.mode", "wandb.project"),
     *("compute.workers", "compute.device", "compute.data", "compute.checkpoint_activations", "compute.timeout"),

@@ -10,6 +10,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 MNIST = Path(os.environ.get("SEQVAE_DATA") or Path(__file__).parent.parent / "data").resolve()
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, and there is none")
+
+
 @pytest.fixture
 def mnist_root() -> Path:
     """Folder of the real MNIST files; the test is skipped where there are none."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from benchmarks import evaluate, rollout, train_step
+from benchmarks import evaluate, geco_grid, rollout, train_step
 from benchmarks.measure import matmul_flops, peak_memory_mb, ratio, turns
 from benchmarks.reference_svg import ReferenceTraining
 from seqvae.likelihoods import build_likelihood
@@ -128,3 +128,14 @@ def test_the_transport_model_is_timed_beside_svgs_loop(capsys, no_new_process):
     step, futures = printed(capsys)
     assert step["family"] == futures["family"] == "transport"
     assert step["ratio"]["median"] > 0 and futures["ratio"]["median"] > 0
+
+
+def test_the_grid_of_geco_compares_with_the_best_of_the_fixed_weights():
+    found = {0.015: (0.18, 4.0), 0.2: (0.14, 16.0), 1.0: (0.12, 36.0), 25.0: (0.13, 70.0)}
+    runs = {("mnist", "constant", "fixed", weight, 0): {"rmse": rmse, "kl": kl} for weight, (rmse, kl) in found.items()}
+    points = geco_grid.front(runs, "mnist", "constant")
+    assert points == [(0.12, 36.0), (0.14, 16.0), (0.18, 4.0)], "a weight of 25 costs more for a larger error"
+    assert geco_grid.front_kl(points, 0.16) == pytest.approx(8) and geco_grid.front_kl(points, 0.2) is None
+    trace = [(1.0, 0.3), (1.0, 0.16), (1.0, 0.151), (1.0, 0.15)]
+    assert geco_grid.settled({"trace": trace}, 0.15) == 2 * geco_grid.LOG_EVERY
+    assert geco_grid.settled({"trace": trace}, 0.1) is None

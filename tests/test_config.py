@@ -70,7 +70,7 @@ def test_a_folder_without_a_run_and_a_damaged_one_are_told_apart(tmp_path):
 
 def test_only_what_changes_no_number_may_differ_on_resume():
     paper = ObjectiveConfig(name="geco", tolerance=0.06, rule="paper")
-    old = dataclasses.replace(PRESETS["smmnist-geco"][1], objective=paper)
+    old = dataclasses.replace(PRESETS["smmnist-geco"][1], objective=paper, optim=OptimConfig())
     replaced = {  # one other value of every field of a run that could be resumed with it
         "data": {"name": "digits", "root": "elsewhere", "n_past": 3, "n_future": 4, "image_size": 128, "seed": 1}
         | {"glyphs": "drawn", "digit_size": 32, "n_digits": 1, "deterministic": True, "min_speed": 1, "max_speed": 2},

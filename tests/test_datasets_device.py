@@ -13,8 +13,7 @@ from datasets.on_device import device_batches
 from tests.test_datasets_bair import write_arrays
 from tests.test_datasets_images import write_jpeg_copy
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="compares with a CUDA device, and there is none")
-DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 SIMULATED = {
     "exact": ("moving_mnist", {}),
     "svg": ("moving_mnist", {"digit_size": 32}),
@@ -121,7 +120,7 @@ def test_indices_may_be_numbers_of_any_kind_and_are_checked(load):
             make([0, index])
 
 
-@needs_gpu
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", ["moving_mnist", "bair"])
 def test_nothing_waits_for_the_gpu(name, mnist_root, tmp_path):
     root = write_arrays(tmp_path) if name == "bair" else mnist_root

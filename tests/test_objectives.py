@@ -250,10 +250,12 @@ def test_a_field_of_another_objective_is_refused_by_name(name, field):
 
 @pytest.mark.parametrize("field", [f for f in FIELDS_OF["geco"] if f != "tolerance"])
 def test_every_field_of_geco_changes_what_is_built(field):
-    value = {"decay": 0.5, "step_size": 0.5, "per_frame": True, "lambda_init": 3.0, "rule": "adaptive"}[field]
+    values = {"decay": 0.5, "step_size": 0.5, "per_frame": True, "lambda_init": 3.0, "rule": "adaptive"}
+    value = (values | {"lambda_start": 0.5})[field]
+    rule = "adaptive" if field == "lambda_start" else "paper"
 
     def trace(**options) -> list[float]:
-        cfg = ObjectiveConfig(**{"name": "geco", "tolerance": 0.1, "rule": "paper"} | options)
+        cfg = ObjectiveConfig(**{"name": "geco", "tolerance": 0.1, "rule": rule} | options)
         objective = build_objective(cfg, n_frames=3, dims=4).train()
         for scale in (0.9, 1.0, 1.2):
             objective(terms(scale * torch.tensor([[0.04, 0.04, 0.05]], dtype=torch.float64), dims=4))
@@ -601,7 +603,7 @@ def test_an_infeasible_tolerance_ends_at_the_largest_integral_and_says_so():
 
 def test_lambda_follows_the_error_of_held_out_clips_once_it_is_known():
     moved = []
-    for rmse in (None, 0.1, 0.12):
+    for rmse in (None, 0.1, math.nan, 0.12):
         objective = adaptive(0.1)
         for _ in range(50):
             objective(terms(torch.full((1, 1), 0.1**2, dtype=torch.float64)))
@@ -609,7 +611,7 @@ def test_lambda_follows_the_error_of_held_out_clips_once_it_is_known():
             if rmse is not None:
                 objective.steer(rmse)
         moved.append(objective.rule.integral.item())
-    assert moved[0] == moved[1] == 0 < moved[2]
+    assert moved[0] == moved[1] == moved[2] == 0 < moved[3]
 
 
 def test_lambda_rests_where_the_learning_rate_has_ended():

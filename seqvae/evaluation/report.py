@@ -223,7 +223,7 @@ def _picture(path: Path) -> dict[str, object] | None:
     """A data: URI and the size, of an animation its last frame as well; None if it is missing or no whole picture."""
     try:
         content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=["GIF", "PNG"]) as image:
             found = {"uri": _data_uri(content, image.format), "width": image.width, "height": image.height}
             image.load()
             if getattr(image, "n_frames", 1) > 1:

@@ -67,7 +67,7 @@ class AdaptiveRule(nn.Module):
     """
 
     limit = math.log(300.0)  # the integral stays within +-limit
-    slowest, fastest = 3e-3, 3e-2  # of the integral, per step and unit of error; between them 30 / steps of the run
+    slowest, fastest = 1e-3, 3e-2  # of the integral, per step and unit of error; between them 30 / steps of the run
     window = 100  # steps that the moving average spans at most; before, 1/20 of the steps made
 
     def __init__(self, shape: tuple[int, ...], tolerance: float, lambda_start: float = 1.0):
@@ -236,7 +236,7 @@ class Geco(nn.Module):
         """Takes `constrained_rmse` of held-out clips in eval mode: from now on that is what lambda follows."""
         squared = torch.as_tensor(rmse, dtype=torch.float64, device=self.gap.device).square()
         gap = (squared / (self.constraint + self.tolerance**2)).log()
-        self.gap.copy_(torch.where(self.n_updates > 0, gap, 0.0))
+        self.gap.copy_(torch.where((self.n_updates > 0) & gap.isfinite(), gap, self.gap))
 
     def rmse(self) -> Tensor:
         """Per-pixel error that the moving average amounts to, of the worst frame with one multiplier per frame."""
