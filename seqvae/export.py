@@ -21,6 +21,7 @@ import tyro
 from torch import Tensor
 
 from seqvae.config import RunConfig, read_config, to_json
+from seqvae.metrics.best_of_n import plus_minus
 from seqvae.training.checkpoint import write_atomically
 from seqvae.training.logger import read_metrics
 from seqvae.weights import OBJECTIVE, WEIGHTS_FILE, find_run, load_model
@@ -179,7 +180,7 @@ def _scores(run_dir: Path, weights: dict) -> list[str]:
                 continue
             metrics = list(facts["metrics"])
             rows = [
-                [method, *(f"{scores[m]['mean']:.4g} ± {scores[m]['interval95']:.2g}" for m in metrics)]
+                [method, *(f"{scores[m]['mean']:.4g}{plus_minus(scores[m]['interval95'], 3)}" for m in metrics)]
                 for method, scores in facts["results"].items()
                 if all(m in scores for m in metrics)
             ]

@@ -139,9 +139,8 @@ class Run:
         frames, given = self._video(video)
         noise = torch.zeros(1, len(frames), self._n_drawn(frames), self.model.z_dim, device=self.device)
         out = self.model(frames, noise, self.n_past)
-        if out.q is None:
-            mean = std = out.z[0]
-        else:
+        mean = std = out.z[0]
+        if out.q is not None:
             q, _ = out.first_latents()
             mean, std = q.mu, (0.5 * q.logvar).exp()
         return Latents(*(part.cpu().numpy() if given.ndim == 5 else part[0].cpu().numpy() for part in (mean, std)))
