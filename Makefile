@@ -23,6 +23,8 @@ bench: .venv/.installed
 	$(BIN)/python -m benchmarks.train_step --amp bf16
 	$(BIN)/python -m benchmarks.rollout --rounds 5
 	$(BIN)/python -m benchmarks.rollout --rounds 5 --amp bf16
+	$(BIN)/python -m benchmarks.train_step --family transport --amp bf16 --rounds 5
+	$(BIN)/python -m benchmarks.rollout --family transport --amp bf16 --rounds 5
 	$(BIN)/python -m benchmarks.evaluate
 	$(BIN)/python -m benchmarks.data
 

@@ -102,7 +102,7 @@ PRESETS |= {
             data=DataConfig(name="digits", image_size=32, digit_size=16, deterministic=True, min_speed=2, max_speed=3),
             model=TransportConfig(layers=1, rnn_size=128),
             likelihood=_GAUSSIAN,
-            objective=ObjectiveConfig(name="geco", tolerance=0.04, lambda_start=0.1),
+            objective=ObjectiveConfig(name="geco", tolerance=0.04),
             optim=OptimConfig(
                 steps=1_500, batch_size=16, lr=1e-3, beta2=0.99, schedule="cosine", warmup=50, grad_clip=200.0
             ),
