@@ -63,7 +63,7 @@ class PiRule(PaperRule):
         super().__init__(shape, tolerance, decay=0.99, step_size=0.0, lambda_init=1 / (2 * tolerance**2))
         self.register_buffer("last", torch.zeros(shape, dtype=torch.float64))
 
-    def move(self, log_lambda: Tensor, error: Tensor, gap: Tensor, n: Tensor, lr: float, remaining: float) -> Tensor:
+    def move(self, log_lambda: Tensor, error: Tensor, gap: Tensor, n: Tensor, lr: float, remaining: int) -> Tensor:
         change = torch.where(n == 0, error, error - self.last)
         self.last.copy_(error)
         log_lambda = log_lambda + self.integral * error + self.proportional * change

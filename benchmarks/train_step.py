@@ -76,7 +76,9 @@ def compare(args: argparse.Namespace) -> dict:
     steps = {name: make(args) for name, make in PARTS.items()}
     times = turns(steps, args.rounds, device)
     flops = {}
-    for name, step in steps.items():
+    eager = argparse.Namespace(**vars(args) | {"compile": "off"})  # compiled kernels would not be counted
+    for name, make in PARTS.items():
+        step = steps[name] if args.compile == "off" else make(eager)
         with FlopCounterMode(display=False) as counter:
             step()
         flops[name] = counter.get_total_flops()

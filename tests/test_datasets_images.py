@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from urllib.error import URLError
 
@@ -222,6 +223,9 @@ def test_a_missing_or_wrong_jpeg_copy_is_one_line_with_the_remedy(tmp_path):
     whole = write_jpeg_copy(tmp_path) and path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     refused("BadZipFile")
+    with zipfile.ZipFile(path, "w") as archive:  # a header that Python's tokenizer, not its parser, gives up on
+        archive.writestr("train_jpeg.npy", b"\x93NUMPY\x01\x00\x10\x00" + b"{'descr': (".ljust(15) + b"\n")
+    refused("TokenError")
 
 
 @pytest.mark.parametrize(

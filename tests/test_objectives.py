@@ -552,18 +552,17 @@ def control(objective: Geco | None, plant: Plant, steps: int, cosine: bool = Fal
     """Final MSE and largest lambda; without an objective the weight is the calibrated decoder's."""
     generator, peak = torch.Generator().manual_seed(0), 0.0
     lrs = [0.5 * (1 + math.cos(math.pi * i / steps)) if cosine else 1.0 for i in range(steps)]
-    left = sum(lrs)
-    for lr in lrs:
+    for i, lr in enumerate(lrs):
         weight = 1 / (2 * plant.mse) if objective is None else objective.log_lambda.exp().item()
-        mse, peak, left = plant.step(weight, lr), max(peak, weight), left - lr
+        mse, peak = plant.step(weight, lr), max(peak, weight)
         if objective is not None:
             noisy = mse * math.exp(0.1 * torch.randn((), generator=generator))
             objective(terms(torch.full((1, 1), noisy, dtype=torch.float64)))
-            objective.after_step(lr, left)
+            objective.after_step(lr, steps - i - 1)
     return plant.mse, peak
 
 
-@pytest.mark.parametrize("steps, lag", [(1000, 30), (4000, 100)])
+@pytest.mark.parametrize("steps, lag", [(1000, 30), (3000, 60)])
 @pytest.mark.parametrize("cosine", [False, True])
 @pytest.mark.parametrize("factor", [0.85, 1.0, 1.4])
 def test_lambda_settles_for_tolerances_around_the_calibrated_decoders_error(steps, lag, cosine, factor):
@@ -573,7 +572,8 @@ def test_lambda_settles_for_tolerances_around_the_calibrated_decoders_error(step
     tolerance = factor * math.sqrt(control(None, plant(), steps, cosine)[0])
     objective = adaptive(tolerance)
     mse, peak = control(objective, plant(), steps, cosine)
-    assert math.sqrt(mse) == pytest.approx(tolerance, rel=0.02)
+    # Annealing lowers a real model's error; this plant it only slows down, which is less than the rule counts on.
+    assert math.sqrt(mse) == pytest.approx(tolerance, rel=0.035 if cosine else 0.02)
     assert peak < 5 / (2 * tolerance**2)
 
 
@@ -592,13 +592,26 @@ def test_where_learning_limits_the_error_the_papers_rule_winds_up_and_the_adapti
     assert abs(found["adaptive"][0] - 1) < 0.02
 
 
+def test_lambda_hardly_rises_while_the_model_has_not_begun_to_learn():
+    # Nothing lowers the error for the first half of the run, whatever the weight; then it falls at once.
+    tolerance, steps = 0.05, 2000
+    objective, weights = adaptive(tolerance), []
+    for i in range(steps):
+        mse = 0.01 if i < steps // 2 else 0.95 * tolerance**2
+        objective(terms(torch.full((1, 1), mse, dtype=torch.float64)))
+        objective.after_step(remaining=steps - 1 - i)
+        weights.append(objective.log_lambda.exp().item())
+    assert max(weights[: steps // 2]) < 10 / (2 * 0.01), "ten times the calibrated weight"
+    assert weights[-1] < weights[steps // 2]
+
+
 def test_an_infeasible_tolerance_ends_at_the_largest_integral_and_says_so():
     objective = adaptive(0.01)
     for i in range(3000):
         objective(terms(torch.full((1, 1), 0.04, dtype=torch.float64)))
         objective.after_step(remaining=2999 - i)
     assert objective.verdict() == "infeasible"
-    assert_close(objective.log_lambda.exp().item(), 300 / (2 * 0.04))
+    assert_close(objective.log_lambda.exp().item(), 50 / (2 * 0.04))
 
 
 def test_lambda_follows_the_error_of_held_out_clips_once_it_is_known():

@@ -87,6 +87,14 @@ def test_a_file_gives_the_same_frames_and_the_same_numbers(sigma, channels, tmp_
     assert [p.name for p in tmp_path.iterdir()] == ["p.h5"]
 
 
+def test_everything_that_is_stored_has_a_checksum(tmp_path):
+    with writing(tmp_path / "p.h5", Made("pixel"), {}) as writer:
+        scored(Made("pixel"), writer=writer)
+    with h5py.File(tmp_path / "p.h5") as file:
+        assert {name: file[name].fletcher32 for name in file} == dict.fromkeys(file, True)
+    assert (tmp_path / "p.h5").read_bytes()[8] >= 2, "the superblock's version: from 2 on, metadata have checksums"
+
+
 def test_no_number_depends_on_batches_or_chunks(monkeypatch):
     expected = scored(Made("pixel"), 5).as_json()
     monkeypatch.setattr(predictions_module, "ROLLOUT_ROWS", 2)

@@ -262,6 +262,12 @@ def test_a_folder_that_is_no_evaluation_is_refused_in_one_line(tmp_path, content
         write_report(tmp_path / "report.html", [])
 
 
+def test_a_curve_with_a_gap_is_drawn_around_it(tmp_path):
+    content = facts()
+    content["results"]["best"]["psnr"]["per_frame"]["mean"][1] = None
+    assert "PSNR" in report(tmp_path, evaluation(tmp_path / "a", content)).text
+
+
 def second() -> dict:
     """Another run under the same rules: better in PSNR, worse in LPIPS."""
     content = facts(run="runs/second", seed=4, config={"model": {"z_dim": 9}, "optim": {"steps": 700, "ema": None}})

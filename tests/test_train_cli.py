@@ -84,7 +84,7 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(name, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = [*without(RUNS[name], "--optim.steps"), "--optim.schedule", "constant", "--optim.steps", "100"]
+    command = [*without(RUNS[name], "--optim.steps"), "--optim.schedule", "constant", "--optim.steps", "60"]
     process = start(*command, "--run-dir", str(killed))
     wait_for((killed / "checkpoints" / "previous.pt").exists, process)
     process.send_signal(signal.SIGKILL)

@@ -1,5 +1,6 @@
 """Training runs one after the other: the best preset and the scores it passes on its way, then SVG's by objective."""
 
+import ctypes
 import json
 import shutil
 import signal
@@ -76,11 +77,17 @@ def command(setting: Setting, name: str, run: Run, steps: int) -> list[str]:
     return [sys.executable, "train.py", run.preset, *(f"--{option}={value}" for option, value in options.items())]
 
 
+def end_with_parent() -> None:
+    """Called in a new process: SIGTERM, on which train.py saves, when the process that started it ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
 def train_and_watch(setting: Setting, name: str, run: Run) -> Numbers:
     """Train, score new best checkpoints meanwhile, and say when each published mark was passed."""
     run_dir = setting.out / "runs" / name
     steps, scored = number_of_steps(setting, name, run), []
-    process = subprocess.Popen(command(setting, name, run, steps))
+    process = subprocess.Popen(command(setting, name, run, steps), preexec_fn=end_with_parent)
     try:
         begin = time.monotonic()
         while process.poll() is None:

@@ -161,5 +161,7 @@ def _curve(label: str, estimate: object, style: str, start: int) -> Line:
     if not isinstance(estimate, dict):
         estimate = {"mean": estimate}
     y, half = estimate.get("mean") or [], estimate.get("interval95")
-    sides = [[v + sign * (h or 0) for v, h in zip(y, half)] if half else None for sign in (-1, 1)]
+    sides = [
+        [None if v is None else v + sign * (h or 0) for v, h in zip(y, half)] if half else None for sign in (-1, 1)
+    ]
     return Line(label, range(start, start + len(y)), y, *sides, style)

@@ -288,7 +288,8 @@ def writing(path: Path, predictions: Predictions, facts: dict[str, object]) -> I
             with h5py.File(disk, "w", libver="v110") as file:
                 file.attrs.update(format=FORMAT, version=VERSION, n_past=predictions.n_past, facts=json.dumps(facts))
                 if predictions.mean_image is not None:
-                    file["mean_image"] = array(predictions.mean_image.float())
+                    mean = array(predictions.mean_image.float())
+                    file.create_dataset("mean_image", data=mean, chunks=mean.shape, **STORAGE)
                 yield Writer(file, predictions, disk)
             disk.check()
         os.replace(partial, path)

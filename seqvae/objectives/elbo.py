@@ -61,7 +61,7 @@ class Elbo(nn.Module):
         """The weight of the KL, where it moves."""
         return {"objective/kl_weight": self.kl_weight()} if self.kl_warmup or self.kl_cycle else {}
 
-    def after_step(self, lr: float = 1.0, remaining: float = 0.0) -> None:
+    def after_step(self, lr: float = 1.0, remaining: int = 0) -> None:
         """Counts a step; called once after each optimizer step."""
         self.n_updates += 1
 
@@ -89,5 +89,5 @@ class Iwae(nn.Module):
         """Nothing: it has no state."""
         return {}
 
-    def after_step(self, lr: float = 1.0, remaining: float = 0.0) -> None:
+    def after_step(self, lr: float = 1.0, remaining: int = 0) -> None:
         pass

@@ -46,7 +46,7 @@ class PaperRule(nn.Module):
         """Weight of the newest batch in the moving average of the error, after n updates."""
         return torch.where(n == 0, 1.0, 1 - self.decay).double()
 
-    def move(self, log_lambda: Tensor, error: Tensor, gap: Tensor, n: Tensor, lr: float, remaining: float) -> Tensor:
+    def move(self, log_lambda: Tensor, error: Tensor, gap: Tensor, n: Tensor, lr: float, remaining: int) -> Tensor:
         """log lambda after a step; arguments as in `AdaptiveRule.move`, of which it uses the error alone."""
         log_lambda = log_lambda + self.step_size * error.expm1().clamp(-1, 1)
         return log_lambda.clamp(self.center - self.limit, self.center + self.limit)
@@ -62,12 +62,15 @@ class AdaptiveRule(nn.Module):
     lambda = exp(integral) / (2 max(best, tolerance^2)), where best is the lowest moving average of MSE so far. While
     the model learns, this is a sigma-VAE's weight times `lambda_start`, which cannot wind up. The integral moves once
     the tolerance was reached, or after a quarter of the run. It follows the error expected at the end of the run, in
-    both directions alike. With e = log(MSE / tolerance^2) and a learning curve MSE ~ t^-p, whose p is measured over the
-    last part of the run, that is e - p log(1 + remaining / t): no weight is added for what learning will do by itself.
+    both directions alike while that is near the tolerance. Far above it learning is the limit, not lambda, which
+    therefore rises at `steepest` at most, and 50-fold in all. With e = log(MSE / tolerance^2) and a
+    learning curve MSE ~ t^-p, whose p is measured over the last part of the run, the error expected is
+    e - p log(1 + remaining / t): no weight is added for what learning will do by itself.
     """
 
-    limit = math.log(300.0)  # the integral stays within +-limit
+    lowest, highest = -math.log(300.0), math.log(50.0)  # of the integral
     slowest, fastest = 1e-3, 3e-2  # of the integral, per step and unit of error; between them 30 / steps of the run
+    steepest = 0.25  # largest error that counts upwards; 1 downwards
     window = 100  # steps that the moving average spans at most; before, 1/20 of the steps made
 
     def __init__(self, shape: tuple[int, ...], tolerance: float, lambda_start: float = 1.0):
@@ -86,7 +89,7 @@ class AdaptiveRule(nn.Module):
         """Weight of the newest batch in the moving average of the error, after n updates."""
         return (20 / (n + 20).double()).clamp(min=1 / self.window)
 
-    def move(self, log_lambda: Tensor, error: Tensor, gap: Tensor, n: Tensor, lr: float, remaining: float) -> Tensor:
+    def move(self, log_lambda: Tensor, error: Tensor, gap: Tensor, n: Tensor, lr: float, remaining: int) -> Tensor:
         """log lambda after a step.
 
         Args:
@@ -103,14 +106,14 @@ class AdaptiveRule(nn.Module):
         error = error + gap
         expected = error - power * torch.log1p(remaining / t)
         learning = (self.best > 0) & (3 * t < remaining)
-        expected = torch.where(learning, 0.0, expected.clamp(-1, 1))
+        expected = torch.where(learning, 0.0, expected.clamp(-1, self.steepest))
         rate = (30 / (t + remaining)).clamp(self.slowest, self.fastest) * min(1.0, 5 * lr)
-        self.integral.add_(rate * expected).clamp_(-self.limit, self.limit)
+        self.integral.add_(rate * expected).clamp_(self.lowest, self.highest)
         return self.integral + self.log_calibrated - self.best.clamp(min=0)
 
     def at_limit(self, log_lambda: Tensor) -> Tensor:
         """Where lambda can rise no further."""
-        return self.integral >= self.limit - 1e-9
+        return self.integral >= self.highest - 1e-9
 
 
 class Geco(nn.Module):
@@ -178,12 +181,12 @@ class Geco(nn.Module):
         calibration = 2 * weight * (self.constraint + self.tolerance**2)
         return {"geco/lambda": weight, "geco/constraint": self.constraint, "geco/calibration": calibration}
 
-    def after_step(self, lr: float = 1.0, remaining: float = 0.0) -> None:
+    def after_step(self, lr: float = 1.0, remaining: int = 0) -> None:
         """Moves the average, then lambda; called once after each optimizer step.
 
         Args:
             lr: that step's learning rate, relative to the largest of the run.
-            remaining: steps of the run still to come, each weighed by its learning rate as `lr`.
+            remaining: steps of the run still to come.
         """
         assert self._pending is not None, "after_step without a training-mode forward before it"
         average, seen = self._pending

@@ -121,9 +121,6 @@ class Trainer:
             model.compile_parts()
         if cfg.compute.checkpoint_activations:  # around what is compiled, as the model calls it
             recompute_in_backward(model)
-        # Steps from each one on to the end, each weighed by its learning rate: how much learning is still to come.
-        rates = [learning_rate(cfg.optim, step) / cfg.optim.lr for step in range(cfg.optim.steps)]
-        self.remaining = [*np.cumsum(rates[::-1])[::-1].tolist(), 0.0]
         self.network = distributed.parallel(self.model, device)  # what is called in training
 
         self.n_drawn = cfg.data.n_drawn
@@ -228,7 +225,7 @@ class Trainer:
         self.optimizer.found_inf = (~finite).float()  # fused Adam leaves weights and moments alone where it is 1
         self.optimizer.step()
         self.model.likelihood.after_step()
-        self.objective.after_step(lr / self.cfg.optim.lr, self.remaining[min(self.step, self.cfg.optim.steps - 1) + 1])
+        self.objective.after_step(lr / self.cfg.optim.lr, max(0, self.cfg.optim.steps - self.step - 1))
         for buffer, old in zip(buffers, before):
             buffer.copy_(torch.where(finite, buffer, old))
         if self.ema is not None:

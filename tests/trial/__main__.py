@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("".join(f"  {fault}\n" for fault in found), end="", flush=True)
         n_found += len(found)
         if not found:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # a child may still write after Ctrl-C
     print(f"{n_found} findings{f', files in {home}' if n_found else ''}")
     return int(n_found > 0)
 
