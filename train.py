@@ -39,11 +39,14 @@ from seqvae.training.loop import TrainingFailed, run
 from seqvae.training.trainer import Trainer, choose_device, resolve_amp
 from seqvae.weights import find_run, read_state
 
+UNFINISHED = 75  # exit code after SIGTERM: sysexits.h's "temporary failure, try again"
+
 
 def main(argv: list[str]) -> int:
-    """Exit code: 0 done, 1 the run failed, 2 the settings or the data are wrong, 128 + N saved and stopped by signal N.
+    """Exit code: 0 done, 1 the run failed, 2 the settings or the data are wrong; saved and not finished: 75 or 130.
 
-    So 130 follows Ctrl-C and 143 SIGTERM, as in a shell; the same command then resumes.
+    75 follows SIGTERM, so that a scheduler's script can queue the run again (docs/train.sbatch), and 130 Ctrl-C. The
+    same command resumes after both.
     """
     lock = RunLock()
     try:
@@ -108,7 +111,7 @@ def train(argv: list[str], lock: RunLock) -> int:
         return failed(cfg, f"cannot write {error.filename or run_dir}: {error.strerror}; earlier checkpoints are whole")
     if signal_name is not None:
         distributed.say(f"{signal_name}: saved at step {trainer.step}; the same command goes on from there")
-        return 128 + signal.Signals[signal_name]
+        return UNFINISHED if signal_name == "SIGTERM" else 128 + signal.Signals[signal_name]
     for line in ending(trainer):
         distributed.say(line)
     distributed.say(f"{run_dir} is finished. Look at {run_dir}/samples, then: python evaluate.py {run_dir}")

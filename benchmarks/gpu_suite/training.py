@@ -17,6 +17,7 @@ from seqvae.config import read_config
 from seqvae.metrics.published import published_rows
 from seqvae.training import checkpoint
 from tests.families import SMALL
+from train import UNFINISHED
 
 MARKS = ("SVG", "SRVP", "SLAMP")  # published, all under srvp-2020
 STOP = 1.3  # a run that takes this many times its seconds is stopped, for the sake of those after it
@@ -99,7 +100,7 @@ def train_and_watch(setting: Setting, name: str, run: Run) -> Numbers:
     finally:
         process.kill()
         process.wait()
-    if process.returncode not in (0, 128 + signal.SIGTERM):
+    if process.returncode not in (0, UNFINISHED):
         return {"ok": False, "error": f"train.py ended with exit code {process.returncode}; see training.log"}
     scored += score_new(setting, name, scored)
     last = checkpoint.load(run_dir / "checkpoints" / "last.pt")["step"]
