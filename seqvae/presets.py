@@ -97,14 +97,14 @@ _TRANSPORT = {
 }
 PRESETS |= {
     "demo": (
-        "a few CPU minutes on drawn digits: canvases that move, GECO at 32 px",
+        "a few CPU minutes on two drawn digits: canvases that move, GECO at 64 px",
         RunConfig(
-            data=DataConfig(name="digits", image_size=32, digit_size=16, deterministic=True, min_speed=2, max_speed=3),
-            model=TransportConfig(layers=1, rnn_size=128),
+            data=DataConfig(name="digits", digit_size=28, n_digits=2),
+            model=TransportConfig(),
             likelihood=_GAUSSIAN,
-            objective=ObjectiveConfig(name="geco", tolerance=0.04),
+            objective=ObjectiveConfig(name="geco", tolerance=0.05, lambda_start=0.1),
             optim=OptimConfig(
-                steps=1_500, batch_size=16, lr=1e-3, beta2=0.99, schedule="cosine", warmup=50, grad_clip=200.0
+                steps=1_000, batch_size=16, lr=1e-3, beta2=0.99, schedule="cosine", warmup=50, grad_clip=200.0
             ),
             compute=ComputeConfig(amp="bf16", compile="off", workers=0),
             run=RunSettings(sample_every=500, checkpoint_every=250, n_valid=64),

@@ -105,6 +105,6 @@ def test_own_videos_train_resume_are_evaluated_and_predicted(suffix, tmp_path, c
 def test_a_model_of_grey_pictures_predicts_a_colour_clip_in_grey(tmp_path):
     iio.imwrite(tmp_path / "mine.gif", moving_shapes(1, 6, 40, seed=1)[0], duration=120)
     small = [*TINY, "--data.image-size", "32", "--data.digit-size", "12", "--data.n-past", "2", "--data.n-future", "2"]
-    assert train.main(["demo", *small, "--optim.steps", "1", "--run-dir", str(tmp_path / "run")]) == 0
+    assert train.main(["demo-svg", *small, "--optim.steps", "1", "--run-dir", str(tmp_path / "run")]) == 0
     assert predict.main([str(tmp_path / "run"), str(tmp_path / "mine.gif")]) == 0
     assert (tmp_path / "run" / "predictions" / "mine.gif" / "prediction.png").exists()

@@ -3,7 +3,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from seqvae.model import ModelConfig
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch.testing import assert_close
 from torchvision.transforms.functional import to_pil_image
@@ -22,6 +21,7 @@ from seqvae.metrics.frame import (
     without_tf32,
 )
 from seqvae.metrics.protocols import PROTOCOLS, Protocol, find_protocol, label, own_protocol
+from seqvae.models import SvgConfig
 
 KINDS = ("random", "smooth", "binary", "near black", "near white")
 PER_FRAME = (psnr, ssim, ssim_svg, ssim_mcvd, ssim_mcvd_binary)
@@ -288,7 +288,7 @@ def test_full_float32_reaches_convolutions_lstms_and_products_and_ends_with_the_
 def test_a_protocol_on_the_other_kind_of_moving_mnist_says_so_in_its_name():
     def name(protocol: str, digit_size: int | None, prior: str = "learned") -> str:
         data = DataConfig(name="moving_mnist", digit_size=digit_size)
-        chosen = choose_protocol(RunConfig(data=data, model=ModelConfig(prior=prior)), protocol)
+        chosen = choose_protocol(RunConfig(data=data, model=SvgConfig(prior=prior)), protocol)
         return label(chosen, 1 if prior == "none" else chosen.n_samples, chosen.n_videos)
 
     assert name("mcvd-2022", 32) == "mcvd-2022" and name("srvp-2020", None) == "srvp-2020"

@@ -26,7 +26,7 @@ TINY = [
     *("--optim.steps", "6", "--optim.batch-size", "3", "--optim.warmup", "0", "--compute.workers", "0"),
     *("--run.log-every", "1", "--run.sample-every", "6", "--run.checkpoint-every", "3", "--run.n-valid", "4"),
 ]
-GECO = ["demo", *TINY]
+GECO = ["demo-svg", *TINY]
 SIGMA = ["smmnist-sigma", "--data.name", "digits", *TINY]
 ELBO = ["--objective.tolerance=None", "--objective.name", "elbo"]
 GECO_IWAE = ["--objective.name", "geco-iwae", "--objective.n-importance", "2"]
@@ -303,20 +303,20 @@ def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
     "flags, words",
     [
         (["nonsense"], ["unknown preset 'nonsense'", "smmnist-geco"]),
-        (["demo", "--model.widht", "3"], ["Unrecognized", "--model.widht"]),
-        (["demo", "--objective.tolerance", "0"], ["objective.tolerance must be finite and > 0, got 0.0"]),
-        (["demo", "--objective.tolerance", "-0.1"], ["objective.tolerance must be finite and > 0, got -0.1"]),
-        (["demo", "--objective.beta", "2"], ["objective.beta is not used by objective geco"]),
+        (["demo-svg", "--model.widht", "3"], ["Unrecognized", "--model.widht"]),
+        (["demo-svg", "--objective.tolerance", "0"], ["objective.tolerance must be finite and > 0, got 0.0"]),
+        (["demo-svg", "--objective.tolerance", "-0.1"], ["objective.tolerance must be finite and > 0, got -0.1"]),
+        (["demo-svg", "--objective.beta", "2"], ["objective.beta is not used by objective geco"]),
         (["smmnist-sigma", "--objective.tolerance", "0.1"], ["objective.tolerance is not used by objective elbo"]),
         (["smmnist-sigma", "--objective.beta", "0.1"], ["objective.beta goes with likelihood.name gaussian"]),
         (["smmnist-geco", "--likelihood.name", "optimal-sigma"], ["use likelihood.name gaussian, not optimal-sigma"]),
-        (["demo", "--data.n-past", "15", "--data.n-future", "0"], ["none is left to predict"]),
-        (["demo", "--data.image-size", "48"], ["data.image-size is 48; networks exist for 32, 64, 128, 256"]),
-        (["demo", "--data.glyphs", "mnist"], ["digits has no option 'glyphs'"]),
-        (["demo", "--data.digit-size", "40"], ["digit_size", "40"]),
-        (["demo", "--optim.steps", "0"], ["optim.steps must be finite and > 0, got 0"]),
-        (["demo", "--objective.tolerance", "1e-200"], ["an RMSE below 1e-06 is no picture's"]),
-        (["demo", "--data.root", "data"], ["data.root is not used by digits"]),
+        (["demo-svg", "--data.n-past", "15", "--data.n-future", "0"], ["none is left to predict"]),
+        (["demo-svg", "--data.image-size", "48"], ["data.image-size is 48; networks exist for 32, 64, 128, 256"]),
+        (["demo-svg", "--data.glyphs", "mnist"], ["digits has no option 'glyphs'"]),
+        (["demo-svg", "--data.digit-size", "40"], ["digit_size", "40"]),
+        (["demo-svg", "--optim.steps", "0"], ["optim.steps must be finite and > 0, got 0"]),
+        (["demo-svg", "--objective.tolerance", "1e-200"], ["an RMSE below 1e-06 is no picture's"]),
+        (["demo-svg", "--data.root", "data"], ["data.root is not used by digits"]),
         (["smmnist-beta", "--likelihood.sigma", "nan"], ["likelihood.sigma must be finite and > 0, got nan"]),
         (
             ["smmnist-sigma", "--objective.name", "iwae"],
@@ -338,7 +338,7 @@ def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
         ),
         (["mnist-vae", "--objective.loss-on", "future"], ["objective.loss-on future needs context frames"]),
         (["mnist-vae", "--data.seed", "1"], ["data.seed is not used by mnist"]),
-        (["demo", "--wandb.project", "x"], ["wandb.project is not used with wandb.mode off"]),
+        (["demo-svg", "--wandb.project", "x"], ["wandb.project is not used with wandb.mode off"]),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(flags, words, tmp_path, capsys):

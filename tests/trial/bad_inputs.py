@@ -51,7 +51,7 @@ def flags() -> Iterator[Case]:
             for field in dataclasses.fields(kind):
                 flag = f"--{group.name}.{field.name}".replace("_", "-")
                 for value in NUMBERS:
-                    command = ["demo", f"{flag}={value}", "--dry-run"]
+                    command = ["demo-svg", f"{flag}={value}", "--dry-run"]
                     yield (
                         f"train.py {flag}={value}",
                         lambda folder, c=command: train.main([*c, "--run-dir", str(folder)]),
