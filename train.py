@@ -174,14 +174,9 @@ def check_sizes(cfg: RunConfig) -> None:
         f"optim.batch-size {cfg.optim.batch_size}, {data.seq_len} frames of {data.image_size} px"
         + (f", objective.n-importance {k}" if k > 1 else ""),
     )
-    try:
-        with torch.device("meta"):  # no memory
-            n_weights = sum(weight.numel() for weight in build_model(cfg, channels=3).parameters())
-    except (RuntimeError, TypeError):  # sizes beyond 64 bits
-        n_weights = 2**62
     sizes = [(f.name, getattr(cfg.model, f.name)) for f in dataclasses.fields(cfg.model)]
     given = (f"{name.replace('_', '-')} {value}" for name, value in sizes if type(value) is int)
-    check_memory(16 * n_weights, "model." + ", ".join(given))
+    check_memory(16 * cfg.model.least_weights(), "model." + ", ".join(given))
 
 
 def clip_source(cfg: RunConfig, clips: Dataset, device: torch.device) -> BatchMaker | None:

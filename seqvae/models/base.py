@@ -39,6 +39,10 @@ class ModelConfig:
         """Whether a training step normalises by the statistics of the clips in each pass (batch norm)."""
         return False
 
+    def least_weights(self) -> int:
+        """Lower bound of the number of weights, from sizes alone; absurd ones are refused before anything is made."""
+        return 0
+
     def resolved(self) -> Self:
         """The same with every default that depends on another field written out."""
         return self

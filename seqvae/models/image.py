@@ -33,6 +33,9 @@ class ImageConfig(ModelConfig):
     def __post_init__(self) -> None:
         self.require_positive("width", "g_dim", "z_dim")
 
+    def least_weights(self) -> int:
+        return 16 * self.width**2 + (self.width + self.z_dim) * self.g_dim
+
     @property
     def batch_statistics(self) -> bool:
         return self.norm == "batch"

@@ -54,6 +54,12 @@ class SvgConfig(ModelConfig):
     def batch_statistics(self) -> bool:
         return self.norm == "batch"
 
+    def least_weights(self) -> int:
+        cfg = self.resolved()
+        n_layers = cfg.predictor_layers + (cfg.posterior_layers or 0) + (cfg.prior_layers or 0)
+        linear = (cfg.rnn_size + cfg.width) * (cfg.g_dim + (cfg.z_dim or 0))
+        return 8 * cfg.rnn_size**2 * n_layers + 16 * cfg.width**2 + linear
+
     def resolved(self) -> "SvgConfig":
         return replace(self, **{name: LATENT_DEFAULTS[name] for name in self._used if getattr(self, name) is None})
 

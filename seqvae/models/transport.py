@@ -54,6 +54,11 @@ class TransportConfig(ModelConfig):
     def has_latent(self) -> bool:
         return self.prior != "none"
 
+    def least_weights(self) -> int:
+        gate = 9 * PATCH**2 * self.width * (self.layers + 2)
+        evidence = 2 * (2 * self.max_displacement + 1) ** 2
+        return gate + self.rnn_size * (16 * self.rnn_size + evidence + (self.z_dim or 0))
+
     def resolved(self) -> "TransportConfig":
         return replace(self, z_dim=5) if self.has_latent and self.z_dim is None else self
 
