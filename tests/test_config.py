@@ -83,6 +83,7 @@ def test_only_what_changes_no_number_may_differ_on_resume():
             "batch_size": 7,
             "accumulate": 2,
             "lr": 0.1,
+            "beta2": 0.9,
             "schedule": "cosine",
             "warmup": 7,
             "grad_clip": 1.0,
