@@ -293,7 +293,7 @@ def test_a_folder_without_a_run_or_without_a_checkpoint_is_refused(trained, tmp_
     wider = tmp_path / "wider" / "checkpoints" / "best.pt"
     (tmp_path / "checkpoints" / "best.pt").write_bytes(wider.read_bytes())
     assert evaluate.main([str(tmp_path)]) == 2
-    assert "best.pt is not of the model in" in capsys.readouterr().err
+    assert "best.pt is of another model than" in capsys.readouterr().err
 
 
 def test_a_run_of_an_earlier_version_is_refused_in_one_line(trained, tmp_path, capsys):
