@@ -299,9 +299,10 @@ def test_a_killed_process_ends_the_others_a_signal_to_one_stops_all_and_one_proc
     assert "process 0 of 2 has lost the others" in err and "the same command goes on" in err
     reached = final(tmp_path / "0")["step"]
 
-    first, second = start_two(tmp_path, *flags)
     metrics = tmp_path / "0" / "metrics.jsonl"
-    wait_for(lambda: read_metrics(metrics)[-1]["step"] > reached, first)
+    logged = read_metrics(metrics)[-1]["step"]  # may be ahead of the checkpoint
+    first, second = start_two(tmp_path, *flags)
+    wait_for(lambda: read_metrics(metrics)[-1]["step"] > logged, first)
     second.send_signal(signal.SIGTERM)
     (out, err), (quiet, second_err) = (process.communicate(timeout=60) for process in (first, second))
     assert first.returncode == second.returncode == UNFINISHED, (err, second_err)
