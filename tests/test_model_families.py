@@ -85,6 +85,15 @@ def test_every_parameter_gets_a_finite_gradient(cfg):
         assert weight.grad is not None and torch.isfinite(weight.grad).all() and weight.grad.abs().max() > 0, name
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_weight_is_in_one_parameter_group_and_the_likelihoods_in_none(family):
+    model = build(small(family), "shared-sigma")
+    grouped = [id(weight) for group in model.parameter_groups() for weight in group["params"]]
+    sigma = {id(weight) for weight in model.likelihood.parameters()}
+    assert len(grouped) == len(set(grouped)) and sigma
+    assert set(grouped) == {id(weight) for weight in model.parameters()} - sigma
+
+
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_predicts_with_every_likelihood_in_colour(family, likelihood):

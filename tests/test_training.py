@@ -141,6 +141,16 @@ def test_ten_skipped_steps_in_a_row_end_the_run_and_name_the_last_checkpoint(tmp
     assert load(tmp_path / "checkpoints" / "last.pt")["step"] == 0, "broken weights must not be saved"
 
 
+def test_adams_second_moment_decays_as_asked():
+    video = torch.rand(3, TINY.data.seq_len, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    trainer = build_trainer(change(TINY, "optim", beta2=0.5), 1, CPU)
+    trainer.train_step(video)
+    for weight in trainer.model.parameters():
+        moments = trainer.optimizer.state[weight]
+        # After one step the means are (1 - beta) of the gradient and of its square: beta1 is 0.9.
+        assert_close(moments["exp_avg_sq"], 0.5 * (moments["exp_avg"] / 0.1).square(), rtol=1e-4, atol=1e-30)
+
+
 def test_averaged_weights_follow_with_the_decay():
     trainer = build_trainer(change(TINY, "optim", ema=0.9), 1, CPU)
     expected = [p.detach().clone() for p in trainer.model.parameters()]
