@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -284,3 +285,27 @@ def test_bad_clips_are_one_line_and_exit_code_2(flags, words, run_dir, tmp_path,
         code = end.code
     text = " ".join("".join(capsys.readouterr()).replace("│", " ").split())
     assert code == 2 and words in text and "Traceback" not in text
+
+
+def test_push_uploads_the_three_files_and_says_what_went_wrong(tmp_path, monkeypatch, capsys):
+    class Hub:
+        calls = []
+
+        def create_repo(self, repository, **options):
+            self.calls.append((repository, options))
+
+        def upload_folder(self, **options):
+            if options["repo_id"] == "me/full":
+                raise RuntimeError("quota\nexceeded")
+            self.calls.append(options)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(HfApi=Hub))
+    out = tmp_path / "weights"
+    monkeypatch.setattr(export, "export", lambda *_, **__: [])
+    assert export.main(["runs/a", str(out), "--push", "me/weights", "--private"]) == 0
+    assert "https://huggingface.co/me/weights" in capsys.readouterr().out
+    made, uploaded = Hub.calls
+    assert made == ("me/weights", {"private": True, "exist_ok": True}) and uploaded["folder_path"] == out
+    assert set(uploaded["allow_patterns"]) == {"model.safetensors", "config.json", "README.md"}
+    assert export.main(["runs/a", str(out), "--push", "me/full"]) == 1
+    assert "not pushed: quota exceeded" in capsys.readouterr().err
