@@ -102,7 +102,7 @@ PRESETS |= {
             data=DataConfig(name="digits", digit_size=28, n_digits=2),
             model=TransportConfig(),
             likelihood=_GAUSSIAN,
-            objective=ObjectiveConfig(name="geco", tolerance=0.05, lambda_start=0.1),
+            objective=ObjectiveConfig(name="geco", tolerance=0.055, lambda_start=0.1),
             optim=OptimConfig(
                 steps=1_000, batch_size=16, lr=1e-3, beta2=0.99, schedule="cosine", warmup=50, grad_clip=200.0
             ),

@@ -222,7 +222,7 @@ class Transport(VideoModel[TransportState]):
         Returns:
             The state after the last frame, pictures (R, T-1, C, H, W), q and p (R, T-1, Z) or None, z (R, T-1, Z).
         """
-        n_samples, n_videos = noise.shape[:2]
+        n_samples = noise.shape[0]
         noise = noise.flatten(0, 1).unflatten(-1, (self.layers, -1))  # (R, T-1, L, z_dim)
         state, seen = self._first(video[:, 0], n_samples), None
         spectra = self._spectrum(video)
