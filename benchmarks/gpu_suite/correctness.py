@@ -168,6 +168,7 @@ def half_precision(setting: Setting, family: str) -> Numbers:
 def resume(setting: Setting, folder: Path) -> Numbers:
     """Six steps at once against three, a checkpoint and three more, and against another six: the noise of CUDA."""
     common = [*TINY_SIGMA, "--compute.amp=off", "--compute.compile=off", f"--compute.device={setting.device.type}"]
+    common.append("--optim.schedule=constant")  # a cosine would stretch with the number of steps
 
     def weights(name: str, *stops: int) -> Tensor:
         for steps in stops:
