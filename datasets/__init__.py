@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from datasets import bair, images, mnist_test_seq, moving_mnist, smmnist_srvp, video_folder
+from datasets import bair, images, mnist_test_seq, moving_mnist, pushing, smmnist_srvp, video_folder
 from datasets.bouncing import SPLITS
 
 LOADERS = {
@@ -19,6 +19,7 @@ LOADERS = {
     "mnist": images.mnist,
     "cifar10": images.cifar10,
     "bair": bair.bair,
+    "pushing": pushing.pushing,
     "video_folder": video_folder.video_folder,
 }
 

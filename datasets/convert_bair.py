@@ -38,7 +38,7 @@ from tfrecord.example_pb2 import Example
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
-from datasets.bair import FRAME_SHAPE, N_FRAMES
+from datasets.bair import ACTION_SIZE, ARRAYS, N_FRAMES, POSITION_SIZE
 from datasets.download import failure, one_line, read_json
 
 URL = "http://rail.eecs.berkeley.edu/datasets/bair_robot_pushing_dataset_v0.tar"
@@ -48,13 +48,6 @@ N_PUBLISHED = {"test": 256, "train": 43_264}  # videos; the small split first, s
 FOLDER = "softmotion30_44k"
 FILE_NAME = re.compile(r"traj_(\d+)_to_(\d+)\.tfrecords")
 FRAME_BYTES = 64 * 64 * 3
-
-# What an output's name ends in: one video's shape and the dtype. The frames come last: where they are, all is.
-ARRAYS = {
-    "_actions": ((N_FRAMES, 4), "<f4"),
-    "_positions": ((N_FRAMES, 3), "<f4"),
-    "": ((N_FRAMES, *FRAME_SHAPE), "|u1"),
-}
 
 
 class State(TypedDict):
@@ -202,7 +195,10 @@ def read_video(record: bytes, camera: str, where: str) -> tuple[bytes, bytes, by
             if len(row) != n:
                 raise DataError(f"{where}: {i}/{what} has {len(row)} floats, expected {n}; not a file of BAIR's")
             flat += row
-        return np.array(flat, "<f4").tobytes()
+        numbers = np.array(flat, "<f4")
+        if not np.isfinite(numbers).all():
+            raise DataError(f"{where}: {what} holds values that are not finite; not a file of BAIR's")
+        return numbers.tobytes()
 
     frames = []
     for i in range(N_FRAMES):
@@ -212,7 +208,7 @@ def read_video(record: bytes, camera: str, where: str) -> tuple[bytes, bytes, by
             sizes = " + ".join(str(len(value)) for value in frame) or 0
             raise DataError(f"{where}: {key} has {sizes} bytes, expected {FRAME_BYTES}, 64 x 64 RGB")
         frames.append(frame[0])
-    return floats("action", 4), floats("endeffector_pos", 3), b"".join(frames)
+    return floats("action", ACTION_SIZE), floats("endeffector_pos", POSITION_SIZE), b"".join(frames)
 
 
 def convert_split(files: list[RecordFile], dst: Path, camera: str, allow_partial: bool, bar: tqdm) -> dict:

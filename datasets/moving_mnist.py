@@ -26,6 +26,7 @@ class ClipDataset(Dataset):
     """
 
     channels = 1
+    action_size = 0  # numbers of an action, where the dataset has `actions`
     n_clips: int
 
     def clips(self, indices: Sequence[int]) -> np.ndarray:

@@ -26,9 +26,9 @@ MAX_SEED = 2**32
 class DataConfig:
     """Which videos, and how they are cut. Unset options take the dataset's default."""
 
-    # digits: drawn here, nothing to download; moving_mnist: real ones; bair: robot pushing; video_folder: your own;
-    # mnist, cifar10: single images
-    name: Literal["digits", "moving_mnist", "bair", "video_folder", "mnist", "cifar10"] = "digits"
+    # digits: drawn here, nothing to download; moving_mnist: real ones; bair, pushing: robot pushing, filmed or
+    # rendered; video_folder: your own; mnist, cifar10: single images
+    name: Literal["digits", "moving_mnist", "bair", "pushing", "video_folder", "mnist", "cifar10"] = "digits"
     root: str | None = None  # all but digits: folder of the files; data
     n_past: int = 5  # frames to condition on; 0 for images
     n_future: int = 10  # frames to predict in training; 1 for images
@@ -40,7 +40,7 @@ class DataConfig:
     deterministic: bool | None = None  # keep the speed at a bounce instead of drawing a new one; False
     min_speed: int | None = None  # smallest |dx| and |dy|, pixels per frame; 0
     max_speed: int | None = None  # largest |dx| and |dy|, pixels per frame; 4
-    flip: bool | None = None  # bair: turn training clips left to right at random; False
+    flip: bool | None = None  # bair, pushing: turn training clips left to right at random; False
     stride: int | None = None  # video_folder: take every stride-th frame of a video; 1
     source: Literal["torchvision", "jpeg"] | None = None  # cifar10: the published files, or a lossy copy; torchvision
 

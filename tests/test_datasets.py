@@ -37,8 +37,8 @@ def test_every_dataset_gives_uint8_clips(name, mnist_root, tmp_path):
     root, seq_len, size, options = mnist_root, *((1, 32) if name in STILL else (12, 64)), {}
     if name == "cifar10":
         root, options = write_jpeg_copy(tmp_path, n_test=80), {"source": "jpeg"}
-    if name == "bair":
-        root = write_arrays(tmp_path, n_test=70)
+    if name in ("bair", "pushing"):
+        root = write_arrays(tmp_path, n_test=70, name=name)
     if name == "mnist_test_seq":
         root = write_test_seq(tmp_path, n=70)
     if name == "video_folder":

@@ -65,11 +65,19 @@ def write_records(path, videos, change=lambda record: record):
     writer.close()
 
 
-def write_arrays(root, n_train=40, n_test=3):
+def write_arrays(root, n_train=40, n_test=3, name="bair"):
     """The reader's input, noise; returns root."""
     for split, n in (("train", n_train), ("test", n_test)):
-        np.save(root / f"bair_{split}.npy", noise(n, seed=n))
+        np.save(root / f"{name}_{split}.npy", noise(n, seed=n))
+        for what, size in (("actions", 4), ("positions", 3)):
+            np.save(root / f"{name}_{split}_{what}.npy", numbered(n, size))
     return root
+
+
+def numbered(n, size):
+    """(N, 30, size) float32: entry k of frame t of video i is i + t / 100 + 1000 k."""
+    i, t, k = np.ogrid[:n, :30, :size]
+    return (i + t / 100 + 1000 * k).astype(np.float32)
 
 
 @pytest.fixture(scope="session")
@@ -233,6 +241,10 @@ DAMAGES = {
     "two frames": (changed(FRAME, ([b"abc", b"d"], "byte")), f"1: {FRAME} has 3 [+] 1 bytes, expected 12288"),
     "frame of floats": (changed(FRAME, ([1.0], "float")), f"1: {FRAME} has 0 bytes, expected 12288"),
     "missing action": (changed("3/action", None), "1: it has no 3/action, expected 4 floats"),
+    "NaN": (
+        changed("3/action", ([0.0, float("nan"), 0.0, 0.0], "float")),
+        "1: action holds values that are not finite",
+    ),
     "long position": (changed("3/endeffector_pos", ([0.0] * 4, "float")), "1: 3/endeffector_pos has 4 floats, .* 3;"),
 }
 
@@ -527,7 +539,7 @@ def test_loader_workers_give_the_same_clips_and_open_the_videos_themselves(tmp_p
     pickled = pickle.dumps(dataset)
     assert len(pickled) < 1000
     copy = pickle.loads(pickled)
-    assert copy._videos is None and copy[7].equal(dataset[7]) and isinstance(copy._videos, np.memmap)
+    assert copy._opened == {} and copy[7].equal(dataset[7]) and isinstance(copy.videos, np.memmap)
     for workers in (0, 2):
         batches = DataLoader(Subset(pickle.loads(pickled), range(30)), batch_size=8, num_workers=workers)
         assert torch.cat(list(batches)).equal(expected)
@@ -557,6 +569,60 @@ def test_svgs_png_folders_give_the_same_clips_as_the_array(tmp_path):
     Image.fromarray(videos[19][0]).save(folder / "0.png")
     with pytest.raises(FileNotFoundError, match="no usable frame in .*9/1.png"):
         load(tmp_path / "png", "valid")[0]
+
+
+def test_actions_and_positions_are_those_of_the_frames_that_a_clip_shows(tmp_path):
+    write_arrays(tmp_path)
+    indices = [5, 0, 400_000, 5, 38]
+    train = load(tmp_path)
+    videos, starts, _ = train.cuts(indices)
+    for values, size in ((train.actions(indices), 4), (train.positions(indices), 3)):
+        assert values.shape == (5, 12, size) and values.dtype == torch.float32
+        for row, video, start in zip(values, videos, starts, strict=True):
+            assert np.array_equal(row, numbered(40, size)[video, start : start + 12])
+    assert train.action_size == 4 and train.actions(indices[:2]).equal(train.actions(indices)[:2])
+    for split, videos in (("valid", numbered(40, 4)[38:]), ("test", numbered(3, 4))):
+        assert np.array_equal(load(tmp_path, split).actions(range(len(videos))), videos[:, :12])
+    with pytest.raises(IndexError, match="clip 3 is not in 0..2"):
+        load(tmp_path, "test").actions([3])
+
+
+def test_actions_are_the_same_after_pickling_and_whatever_else_was_read(tmp_path):
+    train = load(write_arrays(tmp_path))
+    before = pickle.loads(pickle.dumps(train)).actions([7])
+    train.__getitems__(range(20))
+    assert train.actions(range(3, 9))[4].equal(before[0])
+
+
+def test_flipped_bair_has_no_actions_because_its_camera_is_not_known(tmp_path):
+    train = load(write_arrays(tmp_path), flip=True)
+    with pytest.raises(ValueError, match="how its actions would mirror is not known; drop flip"):
+        train.actions([0])
+    assert load(tmp_path, "valid", flip=True).actions([0]).shape == (1, 12, 4)
+
+
+@pytest.mark.parametrize(
+    "write, error, message",
+    [
+        (lambda path: path.unlink(), FileNotFoundError, "is missing.*python -m datasets.convert_bair SRC"),
+        (
+            lambda path: np.save(path, numbered(40, 3)),
+            FileNotFoundError,
+            r"\(40, 30, 3\) float32, expected \(N, 30, 4\)",
+        ),
+        (lambda path: np.save(path, numbered(40, 4).astype(float)), FileNotFoundError, "float64, expected"),
+        (lambda path: np.save(path, numbered(40, 4) * np.nan), FileNotFoundError, "values that are not finite"),
+        (lambda path: np.save(path, numbered(39, 4)), ValueError, "actions of 39 videos and frames of 40"),
+    ],
+)
+def test_missing_or_damaged_actions_are_one_line_where_they_are_asked_for(tmp_path, write, error, message):
+    write_arrays(tmp_path)
+    write(tmp_path / "bair_train_actions.npy")
+    train = load(tmp_path)
+    assert train[0].shape == (12, 3, 64, 64)
+    with pytest.raises(error, match=message) as raised:
+        train.actions([0])
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -607,7 +673,7 @@ def test_missing_or_damaged_arrays_are_one_line_with_the_command(tmp_path, write
         ({"seed": -1}, "seed must be an integer >= 0, got -1"),
         ({"flip": "no"}, "flip must be True or False, got 'no'"),
         ({"camera": "main"}, "bair has no option 'camera', expected one of flip"),
-        ({"root": None}, "root must be the folder that holds BAIR's converted videos, got None"),
+        ({"root": None}, "root must be the folder that holds bair's converted videos, got None"),
         ({}, "holds 1 videos to train and validate on, too few to split 95 to 5"),
     ],
 )

@@ -126,11 +126,16 @@ PROTOCOLS = {
         Protocol(**_MCVD, **_BAIR, ssim=_SSIM_MCVD),
     )
 }
+VIDEO_LENGTHS = {"pushing": 30}  # frames
 NAMES = tuple(dict.fromkeys(name for name, _ in PROTOCOLS))
 
 
 def own_protocol(data: str, n_past: int, n_future: int, n_samples: int, n_videos: int) -> Protocol:
-    """For data without a published protocol: lengths of the run's config, metrics as srvp-2020."""
+    """For data without a published protocol: lengths of the run's config, metrics as srvp-2020.
+
+    Videos of VIDEO_LENGTHS are predicted to their end, as BAIR's are.
+    """
+    n_future = VIDEO_LENGTHS[data] - n_past if data in VIDEO_LENGTHS else n_future
     sizes = dict(n_past=n_past, n_future=n_future, n_samples=n_samples, n_videos=n_videos)
     return Protocol(name="own", data=data, test_set=data, **sizes)
 
