@@ -30,8 +30,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets import load_dataset
-from datasets.moving_mnist import SimulatedDigits
-from datasets.oracle import oracle_futures
+from datasets.digits.moving_mnist import SimulatedDigits
+from datasets.digits.oracle import oracle_futures
 from seqvae import distributed
 from seqvae.config import RunConfig, read_config, to_json
 from seqvae.evaluation import bounds, images

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import tyro
 
-from datasets.video_folder import read_video
+from datasets.videos import read_video
 from seqvae.evaluation.predictions import POSTERIOR_KEY, BadPredictions
 from seqvae.gaussian import keyed_noise
 from seqvae.memory import check_memory, is_out_of_memory, keep_memory

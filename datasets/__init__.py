@@ -8,8 +8,9 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from datasets import bair, images, mnist_test_seq, moving_mnist, pushing, smmnist_srvp, video_folder
-from datasets.bouncing import SPLITS
+from datasets import bair, images, pushing, videos
+from datasets.base import SPLITS
+from datasets.digits import mnist_test_seq, moving_mnist, smmnist_srvp
 
 LOADERS = {
     "digits": moving_mnist.digits,
@@ -20,7 +21,7 @@ LOADERS = {
     "cifar10": images.cifar10,
     "bair": bair.bair,
     "pushing": pushing.pushing,
-    "video_folder": video_folder.video_folder,
+    "video_folder": videos.video_folder,
 }
 
 

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from datasets.bair import RobotClips
-from datasets.bouncing import to_pixels
-from datasets.moving_mnist import SimulatedDigits
+from datasets.digits.bouncing import to_pixels
+from datasets.digits.moving_mnist import SimulatedDigits
 
 BatchMaker = Callable[[Iterable[int]], Tensor]
 LARGEST_SHARE = 0.5  # of the device's free memory that videos may take; the model and its activations need the rest
@@ -45,7 +45,7 @@ def device_batches(dataset: Dataset, device: torch.device | str) -> BatchMaker |
     if isinstance(dataset, SimulatedDigits):
         return DigitsOnDevice(dataset, device)
     if isinstance(dataset, RobotClips) and isinstance(dataset.videos, np.memmap) and has_room(dataset, device):
-        return BairOnDevice(dataset, device)
+        return RobotVideosOnDevice(dataset, device)
     return None
 
 
@@ -87,7 +87,7 @@ def render(glyphs: Tensor, chosen: Tensor, corners: Tensor, pixels: Tensor) -> T
     return frames[:, :, None]
 
 
-class BairOnDevice:
+class RobotVideosOnDevice:
     """Cuts clips out of videos (N, 30, 64, 64, 3) that lie on the device."""
 
     def __init__(self, dataset: RobotClips, device: torch.device) -> None:

@@ -1,6 +1,5 @@
 """BAIR: made files in the published layout, converted; what is refused; kills; download; and the reader."""
 
-import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -12,9 +11,7 @@ import struct
 import subprocess
 import sys
 import tarfile
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +21,8 @@ from PIL import Image
 from tfrecord.writer import TFRecordWriter
 from torch.utils.data import DataLoader, Subset
 
-from datasets import convert_bair, load_dataset
+from datasets import load_dataset
+from datasets.bair import convert as convert_bair
 
 REPOSITORY = Path(__file__).parent.parent
 PUBLISHED = convert_bair.N_PUBLISHED  # as it is before the tests put COUNTS in its place
@@ -127,7 +125,7 @@ def refused(capsys, *arguments):
     capsys.readouterr()
     assert convert(*arguments) == 2
     error = capsys.readouterr().err
-    assert error.startswith("convert_bair: ") and error.endswith("\n") and error.count("\n") == 1
+    assert error.startswith("datasets.bair.convert: ") and error.endswith("\n") and error.count("\n") == 1
     return error
 
 
@@ -395,7 +393,7 @@ def test_kill_9_of_the_command_and_the_same_command_again_give_the_same_bytes(ma
     for n in range(40):  # enough to be in the midst of it when the first file's end shows
         os.link(made[0] / "softmotion30_44k" / "train" / DAMAGED, train / f"traj_{2 * n}_to_{2 * n + 1}.tfrecords")
     arguments = [str(tmp_path / "src"), str(dst), "--allow-partial"]
-    command = subprocess.Popen([sys.executable, "-m", "datasets.convert_bair", *arguments], cwd=REPOSITORY)
+    command = subprocess.Popen([sys.executable, "-m", "datasets.bair.convert", *arguments], cwd=REPOSITORY)
     while command.poll() is None and not (dst / "bair_train.json.part").exists():
         time.sleep(0.001)
     command.send_signal(signal.SIGKILL)
@@ -407,65 +405,40 @@ def test_kill_9_of_the_command_and_the_same_command_again_give_the_same_bytes(ma
 
 
 @pytest.fixture
-def server(made, tmp_path, monkeypatch):
-    """Serves a tar of the made files; `ranges` receives the Range of each request, `limit` cuts each answer short."""
-    with tarfile.open(tmp_path / "served.tar", "w") as tar:
-        tar.add(made[0] / "softmotion30_44k", "softmotion30_44k")
-    data = (tmp_path / "served.tar").read_bytes()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.server.ranges.append(self.headers["Range"])
-            start = int(re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])[1]) if self.server.resumes else 0
-            self.send_response(206 if self.server.resumes else 200)
-            self.send_header("Content-Length", str(len(data) - start))
-            self.end_headers()
-            with contextlib.suppress(ConnectionError):  # the client need not wait for the end
-                self.wfile.write(data[start:][: self.server.limit])
-
-        def log_message(self, *arguments):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    server.ranges, server.limit, server.resumes = [], None, True
-    monkeypatch.setattr(convert_bair, "URL", f"http://127.0.0.1:{server.server_port}/served.tar")
-    monkeypatch.setattr(convert_bair, "TAR_BYTES", len(data))
-    monkeypatch.setattr(convert_bair, "TAR_SHA256", hashlib.sha256(data).hexdigest())
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def served(made, tmp_path, monkeypatch):
+    """A published tar, and where it lies on the network."""
+    tar = tmp_path / "network" / "served.tar"
+    tar.parent.mkdir()
+    with tarfile.open(tar, "w") as file:
+        file.add(made[0] / "softmotion30_44k", "softmotion30_44k")
+    monkeypatch.setattr(convert_bair, "URL", tar.as_uri())
+    monkeypatch.setattr(convert_bair, "TAR_BYTES", tar.stat().st_size)
+    monkeypatch.setattr(convert_bair, "TAR_SHA256", hashlib.sha256(tar.read_bytes()).hexdigest())
+    return tar
 
 
-@pytest.mark.parametrize("resumes", [True, False])
-def test_a_broken_download_is_gone_on_with_and_converted(server, tmp_path, capsys, expected, resumes):
+def test_the_tar_is_downloaded_once_and_converted(served, tmp_path, capsys, expected):
     root, dst = tmp_path / "new" / "root", tmp_path / "dst"
-    server.limit = 3_000_000
-    error = refused(capsys, root, dst, "--download")
-    assert "broke off at 3,000,000 of" in error or "IncompleteRead" in error
-    assert [path.name for path in root.iterdir()] == ["served.tar.part"] and not dst.exists()
-    server.limit, server.resumes = None, resumes
     assert convert(root, dst, "--download") == 0
-    assert server.ranges == ["bytes=0-", "bytes=3000000-"]
-    assert convert(root, dst, "--download") == 0  # nothing to download any more
-    assert len(server.ranges) == 2 and digests(dst) == expected
-    assert [path.name for path in root.iterdir()] == ["served.tar"]
+    served.unlink()
+    assert convert(root, dst, "--download") == 0
+    assert digests(dst) == expected and [path.name for path in root.iterdir()] == ["served.tar"]
     assert "is not the published tar" not in capsys.readouterr().out
 
 
-def test_another_file_under_the_published_address_is_refused(server, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(convert_bair, "TAR_SHA256", "0" * 64)
-    error = refused(capsys, tmp_path / "root", tmp_path / "dst", "--download")
-    assert f"expected {'0' * 64}; it is deleted" in error and not list((tmp_path / "root").iterdir())
-    monkeypatch.setattr(convert_bair, "TAR_BYTES", 10**7)
-    error = refused(capsys, tmp_path / "root", tmp_path / "dst", "--download")
-    assert "expected 10,000,000: no longer the published file" in error and not list((tmp_path / "root").iterdir())
-
-
-def test_no_network_is_one_line(server, tmp_path, capsys):
-    server.server_close()
-    error = refused(capsys, tmp_path / "root", tmp_path / "dst", "--download")
-    assert f"cannot download {convert_bair.URL} (" in error and f"put the file into {tmp_path / 'root'}" in error
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda tar: tar.unlink(), "URLError"),
+        (lambda tar: os.truncate(tar, 3_000_000), "RuntimeError invalid hash value"),
+    ],
+)
+def test_a_download_that_fails_is_one_line_and_leaves_nothing(served, tmp_path, capsys, damage, message):
+    damage(served)
+    error = refused(capsys, tmp_path / "root", tmp_path / "dst", "--download").splitlines()[-1]
+    assert f"cannot download {convert_bair.URL} (" in error and message in error
+    assert f"put the file into {tmp_path / 'root'} yourself, `wget -c` resumes it" in error
+    assert not list((tmp_path / "root").iterdir()) and not (tmp_path / "dst").exists()
 
 
 def load(root, split="train", **options):
@@ -604,7 +577,7 @@ def test_flipped_bair_has_no_actions_because_its_camera_is_not_known(tmp_path):
 @pytest.mark.parametrize(
     "write, error, message",
     [
-        (lambda path: path.unlink(), FileNotFoundError, "is missing.*python -m datasets.convert_bair SRC"),
+        (lambda path: path.unlink(), FileNotFoundError, "is missing.*python -m datasets.bair.convert SRC"),
         (
             lambda path: np.save(path, numbered(40, 3)),
             FileNotFoundError,
@@ -659,7 +632,7 @@ def test_a_damaged_state_of_a_conversion_is_one_line(made, tmp_path, content, ca
 def test_missing_or_damaged_arrays_are_one_line_with_the_command(tmp_path, write, message):
     path = tmp_path / "bair_train.npy"
     write(path)
-    with pytest.raises(FileNotFoundError, match=f"{message}.*python -m datasets.convert_bair SRC {tmp_path}") as error:
+    with pytest.raises(FileNotFoundError, match=f"{message}.*python -m datasets.bair.convert SRC {tmp_path}") as error:
         load(tmp_path)
     assert str(path) in str(error.value) and "\n" not in str(error.value) and error.value.__suppress_context__
 

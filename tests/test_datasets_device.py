@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datasets import load_dataset, on_device
-from datasets.bouncing import render
+from datasets.digits.bouncing import render
 from datasets.on_device import device_batches
 from tests.test_datasets_bair import write_arrays
 from tests.test_datasets_images import write_jpeg_copy

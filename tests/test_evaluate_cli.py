@@ -15,7 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio
 import evaluate
 import train
 from datasets import load_dataset
-from datasets.oracle import oracle_futures
+from datasets.digits.oracle import oracle_futures
 from seqvae.config import read_config
 from seqvae.evaluation import predictions
 from seqvae.evaluation.choose import choose_protocol

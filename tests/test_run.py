@@ -16,7 +16,7 @@ import evaluate
 import predict
 import seqvae
 from datasets import load_dataset
-from datasets.video_folder import fit, read_video
+from datasets.videos import fit, read_video
 from seqvae import export, weights
 from seqvae.config import DataConfig, LikelihoodConfig, ObjectiveConfig, RunConfig, build_model, to_json
 from seqvae.evaluation.prediction_file import SavedPredictions

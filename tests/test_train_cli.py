@@ -359,15 +359,15 @@ def test_bad_input_is_one_message_and_exit_code_2(flags, words, tmp_path, capsys
 
 
 def test_missing_mnist_names_the_command_and_the_alternative(tmp_path, capsys, monkeypatch):
-    import datasets.glyphs
+    import datasets.digits.glyphs
 
     def offline(*_, **__):
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(datasets.glyphs, "download_mnist", offline)
+    monkeypatch.setattr(datasets.digits.glyphs, "download_mnist", offline)
     assert train.main(["smmnist-geco", "--data.root", str(tmp_path / "none"), "--run-dir", str(tmp_path / "a")]) == 2
     error = capsys.readouterr().err
-    assert "python -m datasets.glyphs" in error and "--data.name digits" in error and error.count(chr(10)) == 1
+    assert "python -m datasets.digits.glyphs" in error and "--data.name digits" in error and error.count(chr(10)) == 1
     assert not (tmp_path / "a").exists()
 
 

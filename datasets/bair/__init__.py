@@ -1,6 +1,6 @@
 """BAIR robot pushing (Ebert et al. 2017, arXiv:1710.05268): `bair`, 64 px colour videos of 30 frames with actions.
 
-Reads the arrays that `python -m datasets.convert_bair` makes, or the PNG folders that SVG's released code makes, which
+Reads the arrays that `python -m datasets.bair.convert` makes, or the PNG folders that SVG's released code makes, which
 hold no actions.
 
 Letters: N videos, B clips of a batch, T frames of a clip.
@@ -16,10 +16,8 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from datasets import bouncing
-from datasets.download import one_line, open_array
-from datasets.keyed import keyed_uniform
-from datasets.moving_mnist import N_CLIPS, ClipDataset
+from datasets.base import N_CLIPS, SPLITS, ClipDataset, check_int, keyed_uniform
+from datasets.files import one_line, open_array
 
 N_FRAMES = 30  # of every published video
 FRAME_SHAPE = (64, 64, 3)  # rows, columns, RGB
@@ -87,10 +85,10 @@ class RobotClips(ClipDataset):
             raise ValueError(f"image_size of {name} must be {FRAME_SHAPE[0]}, got {image_size!r}")
         if flip not in (True, False):
             raise ValueError(f"flip must be True or False, got {flip!r}")
-        bouncing.check_int("seq_len", seq_len, 1)
+        check_int("seq_len", seq_len, 1)
         if seq_len > N_FRAMES:
             raise ValueError(f"seq_len must be <= {N_FRAMES}, the length of these videos, got {seq_len}")
-        bouncing.check_int("seed", seed, 0)
+        check_int("seed", seed, 0)
         self.name, self.open_values, self.root, self.split = name, open_values, Path(root), split
         self.seq_len, self.seed, self.flip, self.mirror = seq_len, seed, flip, mirror
         self._opened: dict[str, ndarray | PngVideos] = {}
@@ -128,7 +126,7 @@ class RobotClips(ClipDataset):
         numbers = np.asarray(indices, np.int64)
         if self.split != "train":
             return self.first_video + numbers, np.zeros_like(numbers), np.zeros(len(numbers), bool)
-        u = keyed_uniform((self.seed, bouncing.SPLITS.index(self.split)), indices, 2)  # (2, B)
+        u = keyed_uniform((self.seed, SPLITS.index(self.split)), indices, 2)  # (2, B)
         starts = (u[0] * (N_FRAMES - self.seq_len + 1)).astype(np.int64)
         return numbers % self.n_videos, starts, self.flip & (u[1] < 0.5)
 
@@ -184,7 +182,7 @@ def open_bair(root: Path, published: str, kind: str = "") -> "ndarray | PngVideo
     if not kind and not path.exists() and (root / PNG_FOLDER / published).is_dir():
         return PngVideos(root / PNG_FOLDER / published)
     remedy = (
-        f"make it with `python -m datasets.convert_bair SRC {root}`, SRC being the published tar or its folder; "
+        f"make it with `python -m datasets.bair.convert SRC {root}`, SRC being the published tar or its folder; "
         "--help says how to download it"
     )
     return open_values(path, kind, remedy)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.bair import ARRAYS
-from datasets.download import failure, one_line
+from datasets.files import failure, one_line
 
 
 def convert(src: Path, dst: Path) -> None:

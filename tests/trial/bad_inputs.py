@@ -15,8 +15,9 @@ import torch
 
 import evaluate
 import train
-from datasets import convert_videos, load_dataset
-from datasets.video_folder import read_video
+from datasets import load_dataset
+from datasets.videos import convert as convert_videos
+from datasets.videos import read_video
 from seqvae.config import RunConfig
 from seqvae.evaluation.prediction_file import SavedPredictions
 from seqvae.evaluation.report import comparison_table, write_report

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from datasets import convert_bair, load_dataset
-from datasets.convert_videos import find_index
+from datasets import load_dataset
+from datasets.bair import convert as convert_bair
 from datasets.images import jpeg_images
-from datasets.video_folder import read_video
+from datasets.videos import read_video
+from datasets.videos.convert import find_index
 from seqvae.config import read_config, to_json
 from seqvae.evaluation.prediction_file import SavedPredictions, writing
 from seqvae.evaluation.predictions import BadPredictions

@@ -1,8 +1,8 @@
 """BAIR robot pushing, from the published TFRecord files to one memory-mappable array per split.
 
-    python -m datasets.convert_bair SRC DST                 SRC: the published tar, or the folder unpacked from it
-    python -m datasets.convert_bair SRC DST --download      downloads the tar into the folder SRC first; 32 GB
-    python -m datasets.convert_bair SRC DST --camera main   the other of the two cameras
+    python -m datasets.bair.convert SRC DST                 SRC: the published tar, or the folder unpacked from it
+    python -m datasets.bair.convert SRC DST --download      downloads the tar into the folder SRC first; 32 GB
+    python -m datasets.bair.convert SRC DST --camera main   the other of the two cameras
 
 Writes into DST, for the splits train (43,264 videos; 15.9 GB) and test (256):
     bair_{split}.npy             (N, 30, 64, 64, 3) uint8
@@ -10,7 +10,7 @@ Writes into DST, for the splits train (43,264 videos; 15.9 GB) and test (256):
     bair_{split}_positions.npy   (N, 30, 3) float32, of the end effector
     bair_{split}.json            what they were made of, and their SHA-256
 Videos stand in the order of the numbers in their file's name. The tar is read where it lies, not unpacked, one record
-at a time. A conversion that was cut short goes on when the same command is run again.
+at a time. The same command resumes a conversion that was cut short, not a download.
 """
 
 import argparse
@@ -23,7 +23,6 @@ import re
 import struct
 import sys
 import tarfile
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from http.client import HTTPException
@@ -35,11 +34,12 @@ from crc32c import crc32c
 from google.protobuf.message import DecodeError
 from pydantic import Field, TypeAdapter
 from tfrecord.example_pb2 import Example
+from torch.hub import download_url_to_file
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
 from datasets.bair import ACTION_SIZE, ARRAYS, N_FRAMES, POSITION_SIZE
-from datasets.download import failure, one_line, read_json
+from datasets.files import failure, one_line, read_json
 
 URL = "http://rail.eecs.berkeley.edu/datasets/bair_robot_pushing_dataset_v0.tar"
 TAR_BYTES = 32_274_964_480
@@ -331,39 +331,16 @@ def sha256(path: Path) -> str:
 
 
 def download(src: Path) -> Path:
-    """The published tar in the folder src, downloaded unless it is there; a broken download is gone on with."""
+    """The published tar in the folder src, downloaded unless it is there; whole or absent."""
     tar = src if src.is_file() else src / Path(URL).name
-    if tar.exists():
-        return tar
-    src.mkdir(parents=True, exist_ok=True)
-    part = tar.with_name(tar.name + ".part")
-    n = part.stat().st_size if part.exists() else 0
-    try:
-        if n < TAR_BYTES:
-            request = urllib.request.Request(URL, headers={"Range": f"bytes={n}-"})
-            with urllib.request.urlopen(request, timeout=60) as response:
-                if response.status != 206:  # the server sends all of it
-                    n = 0
-                total = n + int(response.headers.get("Content-Length", -1))
-                if total != TAR_BYTES:
-                    raise DataError(f"{URL} has {total:,} bytes, expected {TAR_BYTES:,}: no longer the published file")
-                bar = tqdm(desc="download", total=total, initial=n, unit="B", unit_scale=True, disable=None)
-                with part.open("ab" if n else "wb") as file, bar:
-                    while block := response.read(1 << 20):
-                        file.write(block)
-                        bar.update(len(block))
-    except (OSError, HTTPException) as error:
-        raise DataError(
-            f"cannot download {URL} ({one_line(error)}); run it again to go on, or put the file into {src} yourself"
-        ) from None
-    if part.stat().st_size < TAR_BYTES:
-        raise DataError(f"the download broke off at {part.stat().st_size:,} of {TAR_BYTES:,} bytes; run it again")
-    print("comparing the SHA-256 of the download")
-    digest = sha256(part)
-    if digest != TAR_SHA256:
-        part.unlink()
-        raise DataError(f"the download has SHA-256 {digest}, expected {TAR_SHA256}; it is deleted, run it again")
-    os.replace(part, tar)
+    if not tar.exists():
+        src.mkdir(parents=True, exist_ok=True)
+        try:
+            download_url_to_file(URL, str(tar), hash_prefix=TAR_SHA256, progress=sys.stderr.isatty())
+        except (RuntimeError, OSError, HTTPException) as error:  # RuntimeError: torch's, for another SHA-256
+            raise DataError(
+                f"cannot download {URL} ({one_line(error)}); put the file into {src} yourself, `wget -c` resumes it"
+            ) from None
     return tar
 
 
@@ -394,7 +371,7 @@ def convert(src: Path, dst: Path, camera: str, allow_partial: bool) -> None:
 def main(arguments: list[str]) -> int:
     """Exits with one line and code 2 unless everything asked for is converted."""
     parser = argparse.ArgumentParser(
-        prog="convert_bair", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="datasets.bair.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("src", metavar="SRC", type=Path, help=f"tar, {FOLDER}, or a folder that holds either")
     parser.add_argument("dst", metavar="DST", type=Path, help="folder of the arrays")
@@ -405,9 +382,9 @@ def main(arguments: list[str]) -> int:
     try:
         convert(download(args.src) if args.download else args.src, args.dst, args.camera, args.allow_partial)
     except (ValueError, OSError) as error:
-        return failure("convert_bair", error)
+        return failure("datasets.bair.convert", error)
     except KeyboardInterrupt:
-        print("convert_bair: stopped; the same command goes on from here", file=sys.stderr)
+        print("datasets.bair.convert: stopped; the same command resumes it", file=sys.stderr)
         return 130
     return 0
 

@@ -1,6 +1,6 @@
 """Converts a folder of videos into one array of frames that training maps into memory.
 
-    python -m datasets.convert_videos SRC DST [--image-size 64] [--stride 1] [--min-frames 2]
+    python -m datasets.videos.convert SRC DST [--image-size 64] [--stride 1] [--min-frames 2]
 
 SRC is searched with its subfolders. A file is a video; a subfolder with .png or .jpg pictures and no other video file
 is one video too, its pictures the frames. Hidden names are passed over. DST receives, for image size S and stride R:
@@ -28,9 +28,9 @@ from pydantic import Field, TypeAdapter
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
-from datasets.bouncing import SPLITS, check_int
-from datasets.download import failure, one_line, read_json
-from datasets.video_folder import ANIMATIONS, FRAMES, MOVIES, frame_files, read_video, require_pyav, visible
+from datasets.base import SPLITS, check_int
+from datasets.files import failure, one_line, read_json
+from datasets.videos import ANIMATIONS, FRAMES, MOVIES, frame_files, read_video, require_pyav, visible
 
 FORMAT = 2  # of the files written; a new number makes caches of older code be made again
 CACHE = ".seqvae_cache"
@@ -73,7 +73,7 @@ def find_index(root: Path, image_size: int, stride: int) -> Path:
     if others := sorted(path.stem for path in root.glob("videos_*_*.json")):
         raise ValueError(
             f"{root} holds {', '.join(others)}, and image_size {image_size} with stride {stride} is asked for; make it "
-            f"with `python -m datasets.convert_videos SRC {root} --image-size {image_size} --stride {stride}`"
+            f"with `python -m datasets.videos.convert SRC {root} --image-size {image_size} --stride {stride}`"
         )
     try:
         return convert(root, root / CACHE, image_size, stride)
@@ -82,7 +82,7 @@ def find_index(root: Path, image_size: int, stride: int) -> Path:
             raise
         raise ValueError(
             f"cannot convert {root} into {root / CACHE} ({one_line(error)}); make another folder the root, "
-            f"with `python -m datasets.convert_videos {root} DST --image-size {image_size} --stride {stride}`"
+            f"with `python -m datasets.videos.convert {root} DST --image-size {image_size} --stride {stride}`"
         ) from None
 
 
@@ -324,7 +324,7 @@ def summary(index: Path, facts: dict) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Converts a folder; one line and exit code 2 for what is wrong with it."""
     parser = argparse.ArgumentParser(
-        prog="python -m datasets.convert_videos",
+        prog="python -m datasets.videos.convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -339,7 +339,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         index = convert(args.src, args.dst, args.image_size, args.stride, args.min_frames)
     except (OSError, ValueError) as error:
-        sys.exit(failure("datasets.convert_videos", error))
+        sys.exit(failure("datasets.videos.convert", error))
     except KeyboardInterrupt:
         sys.exit(130)
     print(f"--data.name video_folder --data.root {index.parent} trains on them")
