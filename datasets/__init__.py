@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from datasets import bair, images, pushing, videos
+from datasets import bair, images, kth, pushing, videos
 from datasets.base import SPLITS
 from datasets.digits import mnist_test_seq, moving_mnist, smmnist_srvp
 
@@ -21,6 +21,7 @@ LOADERS = {
     "cifar10": images.cifar10,
     "bair": bair.bair,
     "pushing": pushing.pushing,
+    "kth": kth.kth,
     "video_folder": videos.video_folder,
 }
 

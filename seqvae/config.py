@@ -27,8 +27,8 @@ class DataConfig:
     """Which videos, and how they are cut. Unset options take the dataset's default."""
 
     # digits: drawn here, nothing to download; moving_mnist: real ones; bair, pushing: robot pushing, filmed or
-    # rendered; video_folder: your own; mnist, cifar10: single images
-    name: Literal["digits", "moving_mnist", "bair", "pushing", "video_folder", "mnist", "cifar10"] = "digits"
+    # rendered; kth: people who move; video_folder: your own; mnist, cifar10: single images
+    name: Literal["digits", "moving_mnist", "bair", "pushing", "kth", "video_folder", "mnist", "cifar10"] = "digits"
     root: str | None = None  # all but digits: folder of the files; data
     n_past: int = 5  # frames to condition on; 0 for images
     n_future: int = 10  # frames to predict in training; 1 for images

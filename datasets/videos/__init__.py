@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy import ndarray
@@ -18,6 +19,9 @@ from PIL import Image, ImageOps
 
 from datasets.base import N_CLIPS, SPLITS, ClipDataset, check_int
 from datasets.files import one_line, open_array
+
+if TYPE_CHECKING:
+    import av
 
 ANIMATIONS = (".gif", ".png", ".apng", ".webp")  # Pillow reads these
 MOVIES = (".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv")  # PyAV reads these, the extra `mp4`
@@ -82,11 +86,19 @@ def require_pyav(path: Path) -> None:
 
 def movie(path: Path) -> Iterator[Image.Image]:
     """Frames of a movie file, turned upright; ValueError for a damaged one."""
+    with path.open("rb") as file:
+        for frame in decoded(file):
+            # Phones store upright pictures lying down, and the angle to turn them by, counter-clockwise (new in PyAV).
+            yield frame.to_image().rotate(getattr(frame, "rotation", 0), expand=True)
+
+
+def decoded(file: BinaryIO) -> "Iterator[av.VideoFrame]":
+    """Frames of a movie as PyAV has them; ValueError at the first that is damaged."""
     import av  # not imageio's plugin, which says nothing of damage or of the way the camera was held
 
     # FFmpeg goes by a file's content, and a playlist named .mp4 would make it read other files, or the network.
     options = {"format_whitelist": "mov,avi,matroska", "protocol_whitelist": ""}
-    with path.open("rb") as file, av.open(file, options=options) as container:
+    with av.open(file, options=options) as container:
         if not container.streams.video:
             raise ValueError("it has no picture track")
         stream = container.streams.video[0]
@@ -94,8 +106,7 @@ def movie(path: Path) -> Iterator[Image.Image]:
         for number, frame in enumerate(container.decode(stream)):
             if frame.is_corrupt:
                 raise ValueError(f"frame {number} is damaged")
-            # Phones store upright pictures lying down, and the angle to turn them by, counter-clockwise (new in PyAV).
-            yield frame.to_image().rotate(getattr(frame, "rotation", 0), expand=True)
+            yield frame
 
 
 def animation(path: Path) -> Iterator[Image.Image]:
