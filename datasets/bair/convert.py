@@ -14,8 +14,6 @@ at a time. The same command resumes a conversion that was cut short, not a downl
 """
 
 import argparse
-import hashlib
-import io
 import itertools
 import json
 import os
@@ -39,7 +37,7 @@ from tqdm import tqdm
 from typing_extensions import TypedDict
 
 from datasets.bair import ACTION_SIZE, ARRAYS, N_FRAMES, POSITION_SIZE
-from datasets.files import failure, one_line, read_json
+from datasets.files import failure, npy_header, one_line, read_json, sha256
 
 URL = "http://rail.eecs.berkeley.edu/datasets/bair_robot_pushing_dataset_v0.tar"
 TAR_BYTES = 32_274_964_480
@@ -215,7 +213,7 @@ def convert_split(files: list[RecordFile], dst: Path, camera: str, allow_partial
     """Writes the arrays of one split and the JSON beside them, and returns what that says.
 
     Until all is written, the arrays are .part files and the JSON says which files are in them, safe on the disk. A run
-    that finds them goes on behind these. One that finds them made of other files, or of the other camera, starts over;
+    that finds them resumes behind these. One that finds them made of other files, or of the other camera, starts over;
     so does one after a kill between the renamings below, which take microseconds.
     """
     split = files[0].split
@@ -260,7 +258,7 @@ def convert_split(files: list[RecordFile], dst: Path, camera: str, allow_partial
             raise DataError(f"{files[0].path}: not one video for the split {split}")
         for array, (shape, dtype) in zip(arrays, ARRAYS.values(), strict=True):
             array.seek(0)
-            array.write(header(state["videos"], shape, dtype))
+            array.write(npy_header(state["videos"], shape, dtype))
             sync(array)
     bar.set_description("SHA-256")
     state["sha256"] = {path.name: sha256(part) for path, part in zip(outputs, parts, strict=True)}
@@ -294,17 +292,10 @@ def read_state(path: Path, new: dict, files: list[RecordFile], arrays: list[Path
     return state if whole else None
 
 
-def header(n: int, shape: tuple[int, ...], dtype: str) -> bytes:
-    """Of an .npy file; numpy pads it to one length for every n, so that it can be written when n is known."""
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"shape": (n, *shape), "fortran_order": False, "descr": dtype})
-    return file.getvalue()
-
-
 def sizes(n: int) -> list[int]:
     """Of the .npy files of n videos, in bytes."""
     return [
-        len(header(0, shape, dtype)) + n * int(np.prod(shape)) * np.dtype(dtype).itemsize
+        len(npy_header(0, shape, dtype)) + n * int(np.prod(shape)) * np.dtype(dtype).itemsize
         for shape, dtype in ARRAYS.values()
     ]
 
@@ -322,12 +313,6 @@ def write_json(path: Path, state: dict) -> None:
         file.write(json.dumps(state, indent=1).encode())
         sync(file)
     os.replace(new, path)
-
-
-def sha256(path: Path) -> str:
-    """Of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download(src: Path) -> Path:

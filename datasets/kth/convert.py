@@ -14,7 +14,6 @@ damaged ends the conversion, unless --allow-partial leaves out what is missing. 
 """
 
 import argparse
-import hashlib
 import io
 import json
 import os
@@ -29,7 +28,7 @@ import numpy as np
 from torch.hub import download_url_to_file
 from tqdm import tqdm
 
-from datasets.files import failure, one_line
+from datasets.files import failure, npy_header, one_line, sha256
 from datasets.kth import ACTIONS, IMAGE_SIZE, N_TRIALS, PEOPLE, video_name
 from datasets.videos import decoded, require_pyav
 
@@ -124,8 +123,7 @@ def convert(src: Path, dst: Path, allow_partial: bool = False) -> None:
         for split, names in found.items():
             path = dst / f"kth_{split}.npy"
             facts["videos"][split] = write(path, videos(archives, names, bar))
-            with path.open("rb") as file:
-                facts["sha256"][path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            facts["sha256"][path.name] = sha256(path)
     part = index.with_name(index.name + ".part")
     part.write_text(json.dumps(facts, indent=1) + "\n")
     os.replace(part, index)
@@ -146,22 +144,16 @@ def videos(archives: dict[str, Archive], names: list[str], bar: tqdm) -> Iterato
 
 def write(path: Path, named: Iterator[tuple[str, np.ndarray]]) -> list[dict]:
     """One .npy file of all frames, whole or absent; returns each video's name and number of frames."""
-    entries, part = [], path.with_name(path.name + ".part")
+    entries, part, shape = [], path.with_name(path.name + ".part"), (IMAGE_SIZE, IMAGE_SIZE)
     with part.open("wb") as file:
-        write_header(file, 0)
+        file.write(npy_header(0, shape, "|u1"))
         for name, frames in named:
             file.write(frames.data)
             entries.append({"name": name, "frames": len(frames)})
-        file.seek(0)  # NumPy pads the header to one length for any number of frames
-        write_header(file, sum(entry["frames"] for entry in entries))
+        file.seek(0)
+        file.write(npy_header(sum(entry["frames"] for entry in entries), shape, "|u1"))
     os.replace(part, path)
     return entries
-
-
-def write_header(file: io.BufferedWriter, n_frames: int) -> None:
-    """The .npy header of (n_frames, 64, 64) uint8, at the file's position."""
-    shape = (n_frames, IMAGE_SIZE, IMAGE_SIZE)
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 def download(src: Path) -> None:

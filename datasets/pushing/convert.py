@@ -9,7 +9,6 @@ PUSHING.npz is what the renderer writes, with any number of trajectories. Writes
 """
 
 import argparse
-import hashlib
 import os
 import sys
 import zipfile
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.bair import ARRAYS
-from datasets.files import failure, one_line
+from datasets.files import failure, one_line, sha256
 
 
 def convert(src: Path, dst: Path) -> None:
@@ -38,8 +37,7 @@ def convert(src: Path, dst: Path) -> None:
                 with part.open("wb") as out:
                     np.save(out, array)
                 os.replace(part, path)
-                with path.open("rb") as written:
-                    print(f"  {hashlib.file_digest(written, 'sha256').hexdigest()}  {path}")
+                print(f"  {sha256(path)}  {path}")
 
 
 def read(file: np.lib.npyio.NpzFile, key: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:

@@ -23,13 +23,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
 
-import numpy as np
 from pydantic import Field, TypeAdapter
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
 from datasets.base import SPLITS, check_int
-from datasets.files import failure, one_line, read_json
+from datasets.files import failure, npy_header, one_line, read_json
 from datasets.videos import ANIMATIONS, FRAMES, MOVIES, frame_files, read_video, require_pyav, visible
 
 FORMAT = 2  # of the files written; a new number makes caches of older code be made again
@@ -219,8 +218,8 @@ def write_frames(
 ) -> tuple[dict[str, int], list[dict[str, str]]]:
     """Writes a .npy file of all frames; returns the number of frames of each video, and what was skipped and why."""
     converted, skipped, contents = {}, [], {}
-    write_header(file, 0, image_size)
-    start = file.tell()
+    shape = (image_size, image_size, 3)
+    file.write(npy_header(0, shape, "|u1"))
     for name in tqdm(videos, desc=f"converting {src}", unit="video", disable=None):
         try:
             frames = read_video(src / name, image_size, stride)
@@ -235,15 +234,8 @@ def write_frames(
         file.write(frames.data)
         converted[name] = len(frames)
     file.seek(0)
-    write_header(file, sum(converted.values()), image_size)
-    assert file.tell() == start, "NumPy pads the header for any number of frames"
+    file.write(npy_header(sum(converted.values()), shape, "|u1"))
     return converted, skipped
-
-
-def write_header(file: BinaryIO, n_frames: int, size: int) -> None:
-    """The .npy header of (n_frames, size, size, 3) uint8, at the file's position."""
-    shape = (n_frames, size, size, 3)
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 @contextlib.contextmanager
