@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
 
 def read_clip(run: Run, path: Path, max_frames: int) -> np.ndarray:
     """(T, S, S, C) uint8 at the run's stride, grey for a model of grey videos; ValueError for too few frames."""
-    video = read_video(path, run.model.image_size, run.config.data.stride or 1, max_frames)
+    video = read_video(path, run.model.image_size, getattr(run.config.data, "stride", 1), max_frames)
     if run.model.channels == 1:
         video = video.mean(-1, keepdims=True, dtype=np.float32).round().astype(np.uint8)
     if len(video) < run.n_past:

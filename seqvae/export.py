@@ -217,7 +217,7 @@ def _stored(tensor: Tensor, dtype: str | None, name: str) -> Tensor:
 
 def _without_paths(cfg: RunConfig) -> RunConfig:
     """The settings without folders of the machine they were used on."""
-    data = dataclasses.replace(cfg.data, root=cfg.data.root and "data")
+    data = dataclasses.replace(cfg.data, root="data") if cfg.data.root is not None else cfg.data
     return dataclasses.replace(cfg, run_dir=None, init_from=None, data=data)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from seqvae.config import RunConfig, build_model
+from seqvae.build import build_model
+from seqvae.config import RunConfig
 from seqvae.models import VideoModel
 from seqvae.training import checkpoint
 from seqvae.training.checkpoint import DamagedCheckpoint, ForeignCheckpoint

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-import train
 from datasets import on_device
 from seqvae.config import RunConfig
+from seqvae.training import session
 from seqvae.training.loop import Interval
 from seqvae.training.trainer import Trainer, as_float
 from tests.families import run_of, variants
@@ -64,7 +64,7 @@ def no_values(monkeypatch) -> Iterator[None]:
 
     def build(cfg: RunConfig) -> Trainer:
         nonlocal current
-        current = train.build_trainer(cfg, 1, CUDA)
+        current = session.build_trainer(cfg, 1, CUDA)
         return current
 
     for name in random:

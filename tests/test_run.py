@@ -18,20 +18,29 @@ import seqvae
 from datasets import load_dataset
 from datasets.videos import fit, read_video
 from seqvae import export, weights
-from seqvae.config import DataConfig, LikelihoodConfig, ObjectiveConfig, RunConfig, build_model, to_json
+from seqvae.build import build_model
+from seqvae.config import (
+    DigitsConfig,
+    GaussianConfig,
+    GecoConfig,
+    OptimalSigmaConfig,
+    RunConfig,
+    to_json,
+    variant,
+)
 from seqvae.evaluation.prediction_file import SavedPredictions
 from seqvae.objectives import build_objective
 from seqvae.training import checkpoint
 from tests.families import SMALL, far_from_start, run_of, small
 
 ROOT = Path(__file__).parent.parent
-DIGITS = DataConfig(name="digits", image_size=32, digit_size=12, n_past=2, n_future=3)
+DIGITS = DigitsConfig(image_size=32, digit_size=12, n_past=2, n_future=3)
 
 
 def make_run(folder: Path, family: str = "svg", channels: int = 1, **parts) -> Path:
     """A run folder as train.py leaves it, without the training."""
-    cfg = RunConfig(data=DIGITS, likelihood=LikelihoodConfig(name="gaussian"))
-    cfg = dataclasses.replace(run_of(cfg, small(family)), **parts).resolved()
+    cfg = RunConfig(data=DIGITS, likelihood=GaussianConfig())
+    cfg = dataclasses.replace(run_of(cfg, small(family)), **parts)
     model = far_from_start(build_model(cfg, channels))
     model.likelihood.calibrate(0.01)
     objective = build_objective(cfg.objective, n_frames=cfg.data.n_drawn, dims=channels * cfg.data.image_size**2)
@@ -103,7 +112,7 @@ def test_any_size_is_cropped_and_scaled_as_for_training(run):
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "per-image-sigma", "per-pixel-sigma", "shared-sigma"])
 def test_sigma_of_the_samples(likelihood, tmp_path):
-    run = seqvae.load_run(make_run(tmp_path, likelihood=LikelihoodConfig(name=likelihood)))
+    run = seqvae.load_run(make_run(tmp_path, likelihood=variant("likelihood", likelihood)))
     sigma, futures = (f(video(2, 32, 32), 3, 2) for f in (run.sample_sigma, run.predict))
     if likelihood == "bernoulli":
         assert sigma is None
@@ -112,9 +121,9 @@ def test_sigma_of_the_samples(likelihood, tmp_path):
         assert np.ndim(sigma) == (0 if likelihood == "shared-sigma" else 4)
 
 
-@pytest.mark.parametrize("dequantise", [None, True])
+@pytest.mark.parametrize("dequantise", [False, True])
 def test_score_is_the_bound_that_evaluation_quotes(dequantise, tmp_path):
-    folder = make_run(tmp_path, likelihood=LikelihoodConfig(name="optimal-sigma", dequantise=dequantise))
+    folder = make_run(tmp_path, likelihood=OptimalSigmaConfig(dequantise=dequantise))
     assert evaluate.main([str(folder), "--n-videos", "3", "--n-samples", "1", "--n-importance", "1"]) == 0
     bounds = json.loads((folder / "evaluation" / "own" / "metrics.json").read_text())["bounds"]
     run = seqvae.load_run(folder)
@@ -134,7 +143,7 @@ def test_score_is_the_bound_that_evaluation_quotes(dequantise, tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_export_and_back_for_every_family(family, dtype, tmp_path, capsys):
     images = family == "image"
-    objective = {} if images else {"objective": ObjectiveConfig(name="geco", tolerance=0.07)}
+    objective = {} if images else {"objective": GecoConfig(tolerance=0.07)}
     folder = make_run(tmp_path / "run", family, **objective)
     assert export.main([str(folder), str(tmp_path / "out"), "--dtype", dtype]) == 0
     assert "model.safetensors" in capsys.readouterr().out

@@ -11,16 +11,22 @@ from torch.testing import assert_close
 
 from datasets import load_dataset
 from seqvae.config import (
-    DataConfig,
-    LikelihoodConfig,
-    ObjectiveConfig,
+    VARIANTS,
+    DigitsConfig,
+    GaussianConfig,
+    GecoConfig,
+    GecoIwaeConfig,
+    ImageConfig,
+    IwaeConfig,
+    MnistConfig,
     OptimConfig,
     RunConfig,
     RunSettings,
+    SharedSigmaConfig,
+    SvgConfig,
+    variant,
 )
 from seqvae.likelihoods import LIKELIHOODS
-from seqvae.models import ImageConfig, SvgConfig
-from seqvae.objectives import FIELDS_OF
 from seqvae.training import checkpoint
 from seqvae.training.checkpoint import (
     DamagedCheckpoint,
@@ -33,19 +39,17 @@ from seqvae.training.checkpoint import (
 )
 from seqvae.training.logger import Logger, read_metrics
 from seqvae.training.loop import MAX_SKIPPED, StepSampler, TrainingFailed, run
+from seqvae.training.session import build_trainer, init_from
 from seqvae.training.trainer import Trainer, learning_rate
-from train import build_trainer, init_from
 
 CPU = torch.device("cpu")
 TINY = RunConfig(
-    data=DataConfig(image_size=32, n_past=2, n_future=2, digit_size=12),
+    data=DigitsConfig(image_size=32, n_past=2, n_future=2, digit_size=12),
     model=SvgConfig(width=4, g_dim=8, rnn_size=8, z_dim=3),
     optim=OptimConfig(steps=6, batch_size=3, lr=1e-3),
     run=RunSettings(log_every=1, sample_every=100, checkpoint_every=3, n_valid=4),
 )
-GECO = dataclasses.replace(
-    TINY, likelihood=LikelihoodConfig(name="gaussian"), objective=ObjectiveConfig(name="geco", tolerance=0.1)
-)
+GECO = dataclasses.replace(TINY, likelihood=GaussianConfig(), objective=GecoConfig(tolerance=0.1))
 
 
 def change(cfg: RunConfig, group: str, **values) -> RunConfig:
@@ -62,20 +66,20 @@ def snapshot(trainer: Trainer) -> dict:
 
 
 def few_samples(objective: str) -> dict[str, int]:
-    return {"n_importance": 2} if "n_importance" in FIELDS_OF[objective] else {}
+    return {"n_importance": 2} if "iwae" in objective else {}
 
 
 def combinations() -> list[RunConfig]:
     """Every objective with every likelihood that goes with it."""
     found = []
-    for objective in FIELDS_OF:
+    for objective in VARIANTS["objective"][1]:
         for likelihood in LIKELIHOODS:
             settings = {"tolerance": 0.1} if "geco" in objective else {}
             try:
                 cfg = dataclasses.replace(
                     TINY,
-                    likelihood=LikelihoodConfig(name=likelihood),
-                    objective=ObjectiveConfig(name=objective, **settings, **few_samples(objective)),
+                    likelihood=variant("likelihood", likelihood),
+                    objective=variant("objective", objective, **settings, **few_samples(objective)),
                 )
             except ValueError:
                 continue
@@ -164,7 +168,7 @@ def test_averaged_weights_follow_with_the_decay():
 
 
 def test_averaged_weights_predict_with_averaged_statistics_of_the_norms():
-    images = DataConfig(name="mnist", n_past=0, n_future=1, image_size=32)
+    images = MnistConfig()
     cfg = dataclasses.replace(TINY, data=images, model=ImageConfig(width=4, g_dim=8, z_dim=3))
     cfg = change(cfg, "optim", ema=0.98, lr=1e-2, batch_size=16, steps=300)
     trainer = build_trainer(cfg, 1, CPU)
@@ -192,12 +196,10 @@ def test_averaged_weights_predict_with_averaged_statistics_of_the_norms():
 def test_the_weighted_objectives_validate_with_their_own_bound_and_choose_by_it():
     cfg = dataclasses.replace(
         TINY,
-        likelihood=LikelihoodConfig(name="gaussian"),
-        objective=ObjectiveConfig(name="geco-iwae", tolerance=0.1, n_importance=3),
+        likelihood=GaussianConfig(),
+        objective=GecoIwaeConfig(tolerance=0.1, n_importance=3),
     )
-    iwae = dataclasses.replace(
-        TINY, likelihood=LikelihoodConfig(name="shared-sigma"), objective=ObjectiveConfig(name="iwae", n_importance=3)
-    )
+    iwae = dataclasses.replace(TINY, likelihood=SharedSigmaConfig(), objective=IwaeConfig(n_importance=3))
     clips = load_dataset(split="valid", **TINY.data.arguments())
     for settings, suffix in ((cfg, "at_best_sigma_nats_per_frame"), (iwae, "nats_per_frame")):
         trainer = build_trainer(settings, 1, CPU)
@@ -252,7 +254,7 @@ def test_learning_rate_schedules():
 
 
 def test_a_learned_sigma_has_its_own_learning_rate():
-    trainer = build_trainer(dataclasses.replace(TINY, likelihood=LikelihoodConfig(name="shared-sigma")), 1, CPU)
+    trainer = build_trainer(dataclasses.replace(TINY, likelihood=SharedSigmaConfig()), 1, CPU)
     trainer.train_step(video())
     assert [group["lr"] for group in trainer.optimizer.param_groups] == [1e-3, 1e-2]
     assert abs(trainer.model.likelihood.log_sigma.item()) > 5e-3
@@ -492,9 +494,7 @@ def test_broken_lines_of_the_log_are_passed_over(tmp_path):
 
 
 def test_the_settings_of_a_run_reach_its_terms():
-    iwae = dataclasses.replace(
-        TINY, likelihood=LikelihoodConfig(name="shared-sigma", dequantise=True), objective=ObjectiveConfig(name="iwae")
-    )
+    iwae = dataclasses.replace(TINY, likelihood=SharedSigmaConfig(dequantise=True), objective=IwaeConfig())
     for cfg, n_samples, bits in ((iwae, 5, 8.0), (GECO, 1, math.log2(255))):
         trainer = build_trainer(cfg, 1, CPU)
         seen = []

@@ -11,11 +11,11 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
-import train
 from benchmarks import data, evaluate, rollout, train_step
 from benchmarks.gpu_suite.correctness import first_clips, loss_of, preset_run
 from benchmarks.gpu_suite.record import Cases, Numbers, Setting, Skip, at_least
 from benchmarks.measure import rounded, seconds, spread, turns
+from seqvae.training import session
 
 TINY = ("--width=4", "--batch-size=2", "--image-size=32", "--rounds=1")
 VIDEO_FAMILIES = ("svg", "transport")
@@ -113,7 +113,7 @@ def stepper(setting: Setting, family: str, mode: str) -> Callable[[], object]:
     size = [] if setting.tiny else ["--optim.batch-size=100"]
     compiled = "on" if mode == "compiled" else "off"
     cfg = preset_run(setting, family, "--compute.amp=bf16", f"--compute.compile={compiled}", *size)
-    trainer, video = train.build_trainer(cfg, 1, setting.device), first_clips(cfg, setting.device)
+    trainer, video = session.build_trainer(cfg, 1, setting.device), first_clips(cfg, setting.device)
     if mode == "whole step as a CUDA graph":
         return graphed(trainer, video)
     if mode == "compiled with CUDA graphs":
@@ -122,7 +122,7 @@ def stepper(setting: Setting, family: str, mode: str) -> Callable[[], object]:
     return lambda: trainer.train_step(video)
 
 
-def graphed(trainer: train.Trainer, video: torch.Tensor) -> Callable[[], object]:
+def graphed(trainer: session.Trainer, video: torch.Tensor) -> Callable[[], object]:
     """Loss, gradient and optimizer captured as one graph, always with the same noise: what launches cost."""
     shape = (trainer.n_importance, len(video), trainer.n_drawn, trainer.model.z_dim)
     noise = torch.randn(shape, device=video.device)

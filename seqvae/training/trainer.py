@@ -116,7 +116,7 @@ class Trainer:
         # .to() after the copy joins the LSTMs' weights again, which cuDNN wants in one piece.
         self.ema = copy.deepcopy(model).requires_grad_(False).eval().to(device) if cfg.optim.ema else None
         self.amp = resolve_amp(cfg.compute, device)
-        self.n_importance = cfg.objective.resolved().n_importance or 1
+        self.n_importance = cfg.objective.n_importance
         if cfg.compute.compile == "on" or (model.compiled and resolve_compile(cfg.compute, device)):
             model.compile_parts()
         if cfg.compute.checkpoint_activations:  # around what is compiled, as the model calls it

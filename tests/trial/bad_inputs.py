@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import random
-import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from datasets.videos import read_video
 from seqvae.config import RunConfig
 from seqvae.evaluation.prediction_file import SavedPredictions
 from seqvae.evaluation.report import comparison_table, write_report
+from seqvae.presets import PRESETS
 from seqvae.training import checkpoint
 from tests.test_predictions import STORED_ELSEWHERE, foreign
 from tests.test_report import facts, images
@@ -47,9 +47,9 @@ def refused(act: Callable[[], object]) -> int:
 def flags() -> Iterator[Case]:
     """Every field of train.py and evaluate.py with values that are no good."""
     for group in dataclasses.fields(RunConfig):
-        kind = typing.get_type_hints(RunConfig)[group.name]
-        if dataclasses.is_dataclass(kind):
-            for field in dataclasses.fields(kind):
+        settings = getattr(PRESETS["demo-svg"][1], group.name)
+        if dataclasses.is_dataclass(settings):
+            for field in dataclasses.fields(settings):
                 flag = f"--{group.name}.{field.name}".replace("_", "-")
                 for value in NUMBERS:
                     command = ["demo-svg", f"{flag}={value}", "--dry-run"]
