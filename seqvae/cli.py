@@ -19,8 +19,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Literal, NamedTuple, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
+
 from seqvae import __version__
-from seqvae.config import VARIANTS
+from seqvae.config import VARIANTS, one_line
 from seqvae.launch import is_first, launched, say
 from seqvae.memory import is_out_of_memory, keep_memory
 
@@ -155,10 +157,23 @@ def parse(
         raise SystemExit(0)
     if "--version" in argv:
         show_version()
-    given, unknown = parser.parse_known_args(_booleans(argv, flags))
+    given, unknown = parser.parse_known_intermixed_args(_booleans(argv, flags))
     if unknown:
         raise ValueError(_explain(unknown[0], flags, values))
     return make(_with(values, {name: _none(value, flags[name].hint) for name, value in vars(given).items()}))
+
+
+def parse_flat(cls: type[Settings], argv: Sequence[str], **options) -> Settings:
+    """As `parse`, for a settings class without groups."""
+    defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
+
+    def make(values: dict[str, object]) -> Settings:
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            raise ValueError(one_line(error, flag="--")) from None
+
+    return parse(cls, argv, defaults, make, **options)
 
 
 class _Format(argparse.RawDescriptionHelpFormatter):
@@ -176,8 +191,7 @@ def _add(section: argparse._ArgumentGroup, flag: Flag, shown: bool, positional: 
     hint = _without_none(flag.hint)
     options: dict[str, object] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
     if shown:
-        required = "required" if flag.default is dataclasses.MISSING else f"default: {_shown(flag.default)}"
-        options["help"] = f"{flag.help} ({required})".replace("%", "%%")
+        options["help"] = (flag.help + _default(flag.default)).replace("%", "%%")
     several = get_origin(hint) is tuple
     if several:
         hint = get_args(hint)[0]
@@ -207,10 +221,13 @@ def _none(value: object, hint: object) -> object:
     return None if value == "None" and NoneType in get_args(hint) else value
 
 
-def _shown(default: object) -> str:
-    if isinstance(default, tuple | list):
-        return " ".join(map(str, default)) or "none"
-    return str(default)
+def _default(value: object) -> str:
+    """In brackets, for the help; nothing for None, whose meaning the help text tells."""
+    if value is None or value == ():
+        return ""
+    if value is dataclasses.MISSING:
+        return " (required)"
+    return f" (default: {' '.join(value) if isinstance(value, tuple) else value})"
 
 
 def _dashes(arg: str) -> str:
@@ -257,10 +274,8 @@ def _explain(word: str, flags: dict[str, Flag], values: dict[str, object]) -> st
         wanted = field.removeprefix("no-").replace("-", "_")
         owners = [owner for owner, cls in classes.items() if wanted in {f.name for f in dataclasses.fields(cls)}]
         if owners:
-            chosen = f"{group}.{key} {values[group][key]}"
-            return (
-                f"--{name} belongs to {group}.{key} {', '.join(owners)}, and this is {chosen}; drop it, or change that"
-            )
+            chosen, remedy = values[group][key], f"drop it, or pass --{group}.{key} {owners[0]}"
+            return f"--{name} is a setting of {group} {', '.join(owners)}, and this run has {chosen}; {remedy}"
     return f"unknown flag --{name}{_nearest(name, flags, '--')}"
 
 

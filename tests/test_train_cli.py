@@ -16,6 +16,7 @@ import datasets
 import evaluate
 import train
 from seqvae.config import variant
+from seqvae.evaluation import session as evaluation_session
 from seqvae.likelihoods import DISCRETE, LIKELIHOODS
 from seqvae.presets import PRESETS
 from seqvae.training import session
@@ -483,7 +484,7 @@ def test_a_device_without_room_for_the_model_is_one_line(tmp_path, monkeypatch, 
     assert train.main([*GECO, "--optim.steps", "1", "--run-dir", str(tmp_path / "a")]) == 0
     capsys.readouterr()
     monkeypatch.setattr(session, "prepare", full)
-    monkeypatch.setattr(evaluate, "prepare", full)
+    monkeypatch.setattr(evaluation_session, "prepare", full)
     assert train.main([*GECO, "--run-dir", str(tmp_path / "b")]) == 1
     assert evaluate.main([str(tmp_path / "a")]) == 1
     said = capsys.readouterr().err.splitlines()

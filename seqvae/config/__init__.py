@@ -226,12 +226,12 @@ def _without_foreign_fields(tree: object) -> object:
     return tree
 
 
-def one_line(error: ValidationError) -> str:
-    """The first of the errors that pydantic found, with the field's name as flags have it."""
+def one_line(error: ValidationError, flag: str = "") -> str:
+    """The first of the errors that pydantic found, with the field's name as flags have it, `flag` in front."""
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     chosen = path.pop(1) if path and path[0] in VARIANTS and len(path) > 1 else None
-    where = ".".join(path).replace("_", "-") or "a run's settings"
+    where = flag + ".".join(path).replace("_", "-") or "a run's settings"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     if first["type"] == "missing":

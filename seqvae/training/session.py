@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from seqvae import cli, distributed
 from seqvae.build import build_model, build_objective
 from seqvae.config import RunConfig, differences, read_config, to_json
+from seqvae.folders import find_run
 from seqvae.memory import check_memory, is_out_of_memory
 from seqvae.objectives import Geco
 from seqvae.provenance import provenance
@@ -26,7 +27,7 @@ from seqvae.training.lock import RunLock
 from seqvae.training.logger import LoggingFailed
 from seqvae.training.loop import TrainingFailed, run
 from seqvae.training.trainer import Trainer, choose_device, resolve_amp
-from seqvae.weights import find_run, read_state
+from seqvae.weights import read_state
 
 UNFINISHED = 75  # exit code after SIGTERM: sysexits.h's "temporary failure, try again"
 LoadDataset = Callable[..., Dataset]  # datasets.load_dataset

@@ -18,6 +18,7 @@ from datasets import load_dataset
 from datasets.videos import convert as convert_videos
 from datasets.videos import read_video
 from seqvae.config import RunConfig
+from seqvae.evaluation.config import EvalConfig
 from seqvae.evaluation.prediction_file import SavedPredictions
 from seqvae.evaluation.report import comparison_table, write_report
 from seqvae.presets import PRESETS
@@ -57,7 +58,7 @@ def flags() -> Iterator[Case]:
                         f"train.py {flag}={value}",
                         lambda folder, c=command: train.main([*c, "--run-dir", str(folder)]),
                     )
-    for field in dataclasses.fields(evaluate.EvalConfig):
+    for field in dataclasses.fields(EvalConfig):
         flag = f"--{field.name}".replace("_", "-")
         for value in NUMBERS[:8]:
             yield (
