@@ -19,6 +19,7 @@ from pathlib import Path
 
 from seqvae import cli
 from seqvae.config import RunConfig, from_json, read_settings, to_json
+from seqvae.flags import choose_variants, nearest
 from seqvae.launch import is_first, say
 from seqvae.presets import PRESETS
 
@@ -66,7 +67,7 @@ def parse(argv: Sequence[str]) -> RunConfig:
     cfg = cli.parse(
         RunConfig,
         flags,
-        cli.choose_variants(to_json(default), flags),
+        choose_variants(to_json(default), flags),
         from_json,
         usage=f"train.py {start} [--GROUP.SETTING VALUE ...]",
         description=text,
@@ -90,7 +91,7 @@ def settings_of(start: str) -> tuple[str, RunConfig, str]:
         raise FileNotFoundError(f"{path} is no file; the first word is a preset or a run's config.json")
     if start.startswith("-"):
         raise ValueError(f"the first word is a preset or a run's config.json, not {start}; see train.py --help")
-    raise cli.unknown_name("preset", start, PRESETS)
+    raise ValueError(f"unknown preset {start!r}; {nearest(start, PRESETS) or 'train.py --help lists them'}")
 
 
 def show_help(file) -> None:

@@ -1,122 +1,31 @@
-"""What the commands share: a parser made from a settings class, one-line errors, exit codes. Nothing imports torch.
+"""What the commands share: a parser for a settings class, one-line errors, exit codes. Nothing here imports torch.
 
-Every field of the class is a flag, and the comment on its line, or above it, is the flag's help text. Exit codes: 0
-done, 1 the work failed, 2 the arguments, the run or the data are wrong, 130 Ctrl-C.
+Exit codes: 0 done, 1 the work failed, 2 the arguments, the run or the data are wrong, 130 Ctrl-C.
 """
 
 import argparse
 import contextlib
 import dataclasses
-import difflib
-import functools
-import inspect
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Literal, NamedTuple, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Literal, TypeVar, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
 from seqvae import __version__
-from seqvae.config import VARIANTS, one_line
+from seqvae.config import one_line
+from seqvae.flags import Flag, VariantName, explain, flags_of, tidy
 from seqvae.launch import is_first, launched, say
 from seqvae.memory import is_out_of_memory, keep_memory
 
 Settings = TypeVar("Settings")
-VariantName = NewType("VariantName", str)  # of a group that comes in variants
 WIDTH, HELP_COLUMN = 120, 38  # of the help, in characters
 
 
-# ---- flags
-
-
-class Flag(NamedTuple):
-    """A field of a settings class as a flag."""
-
-    name: str  # objective.svg-beta
-    section: str  # heading in the help
-    hint: object  # the field's type
-    default: object  # dataclasses.MISSING where one must be given
-    help: str
-
-
-@functools.cache
-def comments(cls: type) -> dict[str, str]:
-    """The comment on each field's line, after those on the lines above it; an inherited one where there is none."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__[:-1]):
-        above: list[str] = []
-        for line in inspect.getsource(base).splitlines():
-            if line.startswith("    # "):
-                above.append(line.strip(" #"))
-                continue
-            field = re.match(r"    (\w+): .*?(?:  # (.*))?$", line)
-            if field and (above or field[2]):
-                found[field[1]] = " ".join([*above, *([field[2]] if field[2] else [])])
-            above = []
-    return found
-
-
-def flags_of(cls: type, values: dict[str, object], group: str = "") -> list[Flag]:
-    """The flags of a settings class, whose groups have the variants that `values`, a tree as in JSON, names."""
-    found = []
-    heading = inspect.getdoc(cls).partition("\n")[0].rstrip(".")
-    if group:
-        chosen = f" ({values[VARIANTS[group][0]]})" if group in VARIANTS else ""
-        heading = f"{group}{chosen}: {heading}"
-    hints = get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        hint, value = hints[field.name], values.get(field.name, dataclasses.MISSING)
-        if isinstance(value, dict):
-            if field.name in VARIANTS:
-                key, classes = VARIANTS[field.name]
-                hint = classes[value[key]]
-            found += flags_of(hint, value, field.name)
-            continue
-        if group in VARIANTS and field.name == VARIANTS[group][0]:
-            hint = VariantName
-        name = f"{group}.{field.name}" if group else field.name
-        found.append(Flag(name.replace("_", "-"), heading, hint, value, comments(cls).get(field.name, "")))
-    return found
-
-
-def choose_variants(values: dict[str, object], argv: Sequence[str]) -> dict[str, object]:
-    """`values` with the variants that the flags name (`--objective.name iwae`).
-
-    Of the old variant's settings those remain that the new one has too, and that differ from their defaults.
-    """
-    values = dict(values)
-    for group, (key, classes) in VARIANTS.items():
-        flag = f"--{group}.{key}"
-        words = [word for arg in argv for word in (arg.split("=", 1) if arg.startswith(f"{flag}=") else [arg])]
-        names = [after for word, after in zip(words, words[1:]) if word == flag]
-        if not names:
-            continue
-        if names[-1] not in classes:
-            raise ValueError(f"{flag} is {names[-1]!r}{_nearest(names[-1], classes)}")
-        old, new = classes[values[group][key]], classes[names[-1]]
-        defaults = {field.name: field.default for field in dataclasses.fields(old)}
-        wanted = {field.name for field in dataclasses.fields(new)} - {key}
-        kept = {k: v for k, v in values[group].items() if k in wanted and v != defaults[k]}
-        values[group] = kept | {key: names[-1]}
-        for field in dataclasses.fields(new):
-            if field.default is not dataclasses.MISSING:
-                values[group].setdefault(field.name, field.default)
-    return values
-
-
 # ---- parser
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises ValueError instead of printing usage and leaving."""
-
-    def error(self, message: str) -> None:
-        raise ValueError(message)
 
 
 def parse(
@@ -130,7 +39,7 @@ def parse(
     common: Sequence[str],
     positional: Sequence[str] = (),
 ) -> Settings:
-    """Settings from flags.
+    """Settings from flags; ValueError with one line. Help and version print and raise SystemExit(0).
 
     Args:
         cls: dataclass of the settings.
@@ -139,28 +48,35 @@ def parse(
         common: flags that --help shows; --help-all shows all.
         positional: fields that are given without their names.
     """
-    flags = {flag.name: flag for flag in flags_of(cls, values)}
-    argv = [_dashes(arg) for arg in argv]
-    everything = "--help-all" in argv
+    flags = flags_of(cls, values)
+    argv = tidy(argv, flags)
     parser = Parser(usage=usage, description=description, add_help=False, allow_abbrev=False, formatter_class=_Format)
-    sections: dict[str, argparse._ArgumentGroup] = {}
+    sections = {
+        section: parser.add_argument_group(section) for section in dict.fromkeys(f.section for f in flags.values())
+    }
     for flag in flags.values():
-        if flag.section not in sections:
-            sections[flag.section] = parser.add_argument_group(flag.section)
-        _add(sections[flag.section], flag, shown=everything or flag.name in common, positional=flag.name in positional)
-    about = parser.add_argument_group("About the command")
-    about.add_argument("-h", "--help", action="store_true", default=argparse.SUPPRESS, help="this text")
-    about.add_argument("--help-all", action="store_true", default=argparse.SUPPRESS, help=f"all {len(flags)} settings")
-    about.add_argument("--version", action="store_true", default=argparse.SUPPRESS, help="print it and stop")
+        shown = "--help-all" in argv or flag.name in common
+        _add(sections[flag.section], flag, shown, flag.name in positional)
+    about = parser.add_argument_group("about the command")
+    for names, text in (
+        (("-h", "--help"), "this text"),
+        (("--help-all",), f"all {len(flags)} settings"),
+        (("--version",), "print it and stop"),
+    ):
+        about.add_argument(*names, action="store_true", default=argparse.SUPPRESS, help=text)
     if {"-h", "--help", "--help-all"} & set(argv):
         say(parser.format_help(), end="")
         raise SystemExit(0)
     if "--version" in argv:
         show_version()
-    given, unknown = parser.parse_known_intermixed_args(_booleans(argv, flags))
+    given, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
-        raise ValueError(_explain(unknown[0], flags, values))
-    return make(_with(values, {name: _none(value, flags[name].hint) for name, value in vars(given).items()}))
+        raise ValueError(explain(unknown[0], flags, values))
+    tree = {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
+    for name, value in vars(given).items():
+        group, _, field = name.replace("-", "_").rpartition(".")
+        (tree[group] if group else tree)[field] = None if value == "None" and flags[name].optional else value
+    return make(tree)
 
 
 def parse_flat(cls: type[Settings], argv: Sequence[str], **options) -> Settings:
@@ -176,49 +92,40 @@ def parse_flat(cls: type[Settings], argv: Sequence[str], **options) -> Settings:
     return parse(cls, argv, defaults, make, **options)
 
 
-class _Format(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=HELP_COLUMN, width=WIDTH)
-
-
 def show_version() -> None:
     """Print it and stop."""
     say(f"seqvae {__version__}")
     raise SystemExit(0)
 
 
+class Parser(argparse.ArgumentParser):
+    """Raises ValueError instead of printing usage and leaving."""
+
+    def error(self, message: str) -> None:
+        raise ValueError(message)
+
+
+class _Format(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=HELP_COLUMN, width=WIDTH)
+
+
 def _add(section: argparse._ArgumentGroup, flag: Flag, shown: bool, positional: bool) -> None:
-    hint = _without_none(flag.hint)
+    """The flag as an argument that is absent unless given; pydantic converts its value."""
     options: dict[str, object] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
     if shown:
-        options["help"] = (flag.help + _default(flag.default)).replace("%", "%%")
-    several = get_origin(hint) is tuple
-    if several:
-        hint = get_args(hint)[0]
-    if get_origin(hint) is Literal:
-        options["choices"] = [*get_args(hint), *(["None"] if NoneType in get_args(flag.hint) else [])]
+        options["help"] = (flag.help + ("" if positional else _default(flag.default))).replace("%", "%%")
     if positional:
-        options["help"] = flag.help if shown else argparse.SUPPRESS
-        section.add_argument(flag.name, nargs="*" if several else None, metavar=flag.name.upper(), **options)
-    elif hint is bool:
-        action = argparse.BooleanOptionalAction
-        section.add_argument(f"--{flag.name}", dest=flag.name, action=action, **options)
+        nargs = "*" if flag.several else None
+        section.add_argument(flag.name, nargs=nargs, metavar=flag.name.upper(), **options)
+    elif flag.kind is bool:
+        section.add_argument(f"--{flag.name}", dest=flag.name, action=argparse.BooleanOptionalAction, **options)
     else:
-        if get_origin(hint) is not Literal:
-            options["metavar"] = {int: "N", float: "X", Path: "PATH", VariantName: "NAME"}.get(hint, "TEXT")
-        section.add_argument(f"--{flag.name}", dest=flag.name, nargs="+" if several else None, **options)
-
-
-def _without_none(hint: object) -> object:
-    """T of T | None."""
-    if get_origin(hint) in (Union, UnionType):
-        (hint,) = (part for part in get_args(hint) if part is not NoneType)
-    return hint
-
-
-def _none(value: object, hint: object) -> object:
-    """None for the word where the field may be None."""
-    return None if value == "None" and NoneType in get_args(hint) else value
+        if get_origin(flag.kind) is Literal:
+            options["choices"] = [*get_args(flag.kind), *(["None"] if flag.optional else [])]
+        else:
+            options["metavar"] = {int: "N", float: "X", Path: "PATH", VariantName: "NAME"}.get(flag.kind, "TEXT")
+        section.add_argument(f"--{flag.name}", dest=flag.name, nargs="+" if flag.several else None, **options)
 
 
 def _default(value: object) -> str:
@@ -228,68 +135,6 @@ def _default(value: object) -> str:
     if value is dataclasses.MISSING:
         return " (required)"
     return f" (default: {' '.join(value) if isinstance(value, tuple) else value})"
-
-
-def _dashes(arg: str) -> str:
-    """--model.z_dim=3 -> --model.z-dim=3."""
-    name, equals, value = arg.partition("=")
-    return name.replace("_", "-") + equals + value if arg.startswith("--") else arg
-
-
-def _booleans(argv: Sequence[str], flags: dict[str, Flag]) -> list[str]:
-    """`--flag True` and `--flag False` as `--flag` and `--no-flag`."""
-    found: list[str] = []
-    for word in (part for arg in argv for part in _split(arg, flags)):
-        before = found[-1].removeprefix("--") if found else ""
-        if word.lower() in ("true", "false") and before in flags and _without_none(flags[before].hint) is bool:
-            found[-1] = f"--{before}" if word.lower() == "true" else f"--no-{before}"
-        else:
-            found.append(word)
-    return found
-
-
-def _split(arg: str, flags: dict[str, Flag]) -> list[str]:
-    """--flag=True -> --flag True, for flags that are bool."""
-    name, equals, value = arg.removeprefix("--").partition("=")
-    return [f"--{name}", value] if equals and name in flags and _without_none(flags[name].hint) is bool else [arg]
-
-
-def _with(values: dict[str, object], given: dict[str, object]) -> dict[str, object]:
-    """The tree with what was given, by flag names."""
-    tree = {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
-    for name, value in given.items():
-        group, _, field = name.replace("-", "_").rpartition(".")
-        (tree[group] if group else tree)[field] = value
-    return tree
-
-
-def _explain(word: str, flags: dict[str, Flag], values: dict[str, object]) -> str:
-    """What is wrong with a word that the parser does not know."""
-    if not word.startswith("--"):
-        return f"unexpected argument {word!r}"
-    name = word.removeprefix("--").partition("=")[0]
-    group, _, field = name.rpartition(".")
-    if group in VARIANTS:
-        key, classes = VARIANTS[group]
-        wanted = field.removeprefix("no-").replace("-", "_")
-        owners = [owner for owner, cls in classes.items() if wanted in {f.name for f in dataclasses.fields(cls)}]
-        if owners:
-            chosen, remedy = values[group][key], f"drop it, or pass --{group}.{key} {owners[0]}"
-            return f"--{name} is a setting of {group} {', '.join(owners)}, and this run has {chosen}; {remedy}"
-    return f"unknown flag --{name}{_nearest(name, flags, '--')}"
-
-
-def _nearest(word: str, known: Sequence[str], before: str = "") -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    if near:
-        return f"; the nearest is {before}{near[0]}"
-    return "; --help-all lists the settings" if before else f", expected one of {', '.join(known)}"
-
-
-def unknown_name(what: str, word: str, known: Sequence[str]) -> ValueError:
-    """`unknown preset 'dmeo'; the nearest is demo`."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return ValueError(f"unknown {what} {word!r}; " + (f"the nearest is {near[0]}" if near else "--help lists them"))
 
 
 # ---- ends
