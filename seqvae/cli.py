@@ -149,8 +149,8 @@ class Ended(Exception):
 
 
 @contextlib.contextmanager
-def preparing() -> Iterator[None]:
-    """Until the work begins: errors are the user's, and end with code 2."""
+def preparing(device: Callable[[], object] = lambda: "the device") -> Iterator[None]:
+    """Until the work begins: errors are the user's, and end with code 2. `device` is asked for if it has no room."""
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
@@ -160,7 +160,7 @@ def preparing() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise Ended("no room for model and data in the device's memory; see what else uses it", 1, True) from None
+        raise Ended(f"no room for model and data on {device()}; see what else uses it", 1, True) from None
 
 
 @contextlib.contextmanager

@@ -162,7 +162,7 @@ def test_a_run_leaves_what_the_readme_says(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "squared 0.0049, summed over 1024 pixels 5.018; calibrated lambda there 102" in out
     assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
-    assert "is finished at step 6; raise --optim.steps to go on" in capsys.readouterr().out
+    assert "is finished at step 6; raise --optim.steps to train longer" in capsys.readouterr().out
 
 
 def test_a_truncated_checkpoint_is_no_error(tmp_path, capsys):

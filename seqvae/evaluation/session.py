@@ -22,8 +22,9 @@ TIMEOUT = 3600  # seconds that processes wait for one another: their shares of t
 
 def start(args: EvalConfig, load_dataset: Callable[..., Dataset], simulator: Callable[..., Oracle | None]) -> int:
     """Evaluate all that was asked for, and compare it; exit code 0, other ends raise `cli.Ended`."""
+    device = args.device
     with cli.together("start it again"):
-        with cli.preparing():
+        with cli.preparing(lambda: device):
             distributed.start(args.device != "cpu" and torch.cuda.is_available(), TIMEOUT)
             device = distributed.on_all(lambda: choose_device(args.device, "--device"))
             if device.index is not None:

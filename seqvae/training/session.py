@@ -46,8 +46,8 @@ def start(cfg: RunConfig, load_dataset: LoadDataset, device_batches: DeviceBatch
 
 def train(cfg: RunConfig, lock: RunLock, load_dataset: LoadDataset, device_batches: DeviceBatches) -> int:
     """As `start`, holding a lock on the run folder once that exists."""
-    run_dir = Path(cfg.run_dir)
-    with cli.preparing():
+    run_dir, device = Path(cfg.run_dir), cfg.compute.device
+    with cli.preparing(lambda: device):
         distributed.start(cfg.compute.device != "cpu" and torch.cuda.is_available(), cfg.compute.timeout)
         device = distributed.on_all(lambda: choose_device(cfg.compute.device, "--compute.device"))
         if device.index is not None:
