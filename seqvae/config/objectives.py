@@ -24,6 +24,10 @@ class ObjectiveConfig(Settings):
 
     n_importance: ClassVar[int] = 1  # samples per video, K
 
+    def announcement(self, dims: int) -> list[str]:
+        """Lines to print before training; `dims` are the pixels and channels of a frame."""
+        return []
+
     def check_with(self, likelihood: LikelihoodConfig, model: ModelConfig) -> None:
         """ValueError where the objective does not go with this decoder or model."""
         if not model.has_latent:
@@ -104,6 +108,13 @@ class GecoConfig(ObjectiveConfig):
             self.refuse("is used by objective.rule adaptive alone", "lambda_start")
         else:
             self.refuse("is used by objective.rule paper alone", "decay", "step_size", "lambda_init")
+
+    def announcement(self, dims: int) -> list[str]:
+        squared = self.tolerance**2
+        return [
+            f"{self.name}: tolerance {self.tolerance} RMSE per pixel, squared {squared:.3g}, "
+            f"summed over {dims} pixels {dims * squared:.4g}; calibrated lambda there {1 / (2 * squared):.4g}"
+        ]
 
     def check_with(self, likelihood: LikelihoodConfig, model: ModelConfig) -> None:
         super().check_with(likelihood, model)

@@ -108,13 +108,8 @@ def prepare(cfg: RunConfig, device: torch.device, load_dataset: LoadDataset) -> 
         distributed.say(note or f"resuming {cfg.run_dir} from step {trainer.step}")
     elif cfg.init_from is not None:
         init_from(trainer, Path(cfg.init_from))
-    if "geco" in cfg.objective.name:
-        objective, dims = cfg.objective, train_clips.channels * data.image_size**2
-        squared = objective.tolerance**2
-        distributed.say(
-            f"{objective.name}: tolerance {objective.tolerance} RMSE per pixel, squared {squared:.3g}, "
-            f"summed over {dims} pixels {dims * squared:.4g}; calibrated lambda there {1 / (2 * squared):.4g}"
-        )
+    for line in cfg.objective.announcement(dims=train_clips.channels * data.image_size**2):
+        distributed.say(line)
     return trainer, train_clips, valid_clips
 
 
