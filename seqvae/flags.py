@@ -115,11 +115,11 @@ def explain(word: str, flags: dict[str, Flag], values: dict[str, object]) -> str
     """What is wrong with a word that the parser does not know."""
     if not word.startswith("--"):
         return f"unexpected argument {word!r}"
-    name = word.removeprefix("--").partition("=")[0]
+    name = word.removeprefix("--").removeprefix("no-").partition("=")[0]
     group, _, field = name.rpartition(".")
     if group in VARIANTS:
         key, classes = VARIANTS[group]
-        wanted = field.removeprefix("no-").replace("-", "_")
+        wanted = field.replace("-", "_")
         owners = [owner for owner, cls in classes.items() if wanted in {f.name for f in dataclasses.fields(cls)}]
         if owners:
             chosen, remedy = values[group][key], f"drop it, or pass --{group}.{key} {owners[0]}"
