@@ -1,12 +1,14 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
-from benchmarks import evaluate, geco_grid, rollout, train_step
+from benchmarks import breakdown, evaluate, geco_grid, rollout, train_step
 from benchmarks.measure import matmul_flops, peak_memory_mb, ratio, turns
 from benchmarks.reference_svg import ReferenceTraining
+from datasets import load_dataset
 from seqvae.config import ElboConfig, SvgConfig
 from seqvae.likelihoods import build_likelihood
 from seqvae.models import SVG
@@ -140,3 +142,61 @@ def test_the_grid_of_geco_compares_with_the_best_of_the_fixed_weights():
     trace = [(1.0, 0.3), (1.0, 0.16), (1.0, 0.151), (1.0, 0.15)]
     assert geco_grid.settled({"trace": trace}, 0.15) == 2 * geco_grid.LOG_EVERY
     assert geco_grid.settled({"trace": trace}, 0.1) is None
+
+
+def test_bounces_and_overlaps_are_counted_on_the_true_trajectories():
+    dataset, videos = (
+        load_dataset("digits", None, "test", seq_len=12, image_size=32, n_digits=2, digit_size=12),
+        range(40),
+    )
+    chosen, states = dataset.latents(videos)
+    bounces, overlap = (
+        count(dataset, videos, n_past=4) for count in (breakdown.future_bounces, breakdown.context_overlap)
+    )
+    for v in videos:
+        moved = np.diff(states[:, :2, v], axis=0)  # (T - 1, 2, D): a straight path moves by the same step every time
+        straight = np.isclose(moved[3:], states[3:-1, 2:, v]).all(1)  # from frames 3.. to 4..
+        assert bounces[v] == (~straight).sum()
+        far = (np.abs(np.diff(np.rint(states[:4, :2, v]), axis=-1)) >= 12).any((1, 2))
+        assert overlap[v] <= (~far).sum(), "digits whose boxes lie apart share no pixel"
+    assert bounces.max() > bounces.min() and overlap.max() > 0 and overlap.min() == 0
+
+
+def test_the_breakdowns_row_of_all_videos_is_the_evaluation(mnist_root, tmp_path, capsys):
+    import evaluate as command
+
+    sizes = ["--n-videos=6", "--n-samples=3", "--device=cpu"]
+    breakdown.main(["smmnist-transport", f"--root={mnist_root}", *sizes, "--batch-size=4", "--oracle"])
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:-2]]
+    columns, rows = table[0][1:], {row[0]: dict(zip(table[0][1:], row[1:], strict=True)) for row in table[2:]}
+    assert columns[:3] == ["videos", "PSNR best", "PSNR mean"] and "oracle: SSIM mean" in columns
+    for subject in ("bounces", "overlap"):
+        assert sum(int(row["videos"]) for name, row in rows.items() if name.startswith(subject)) == 6
+    horizon = [float(row["PSNR best"].split()[0]) for name, row in rows.items() if name.startswith("horizon")]
+    assert len(horizon) == 4 and horizon[0] > horizon[-1]
+    assert np.mean(horizon) == pytest.approx(float(rows["all"]["PSNR best"].split()[0]), abs=0.01)
+
+    flags = [f"--data-root={mnist_root}", "--protocol=srvp-2020", f"--out={tmp_path}", "--lpips=off"]
+    assert command.main(["smmnist-transport", *sizes, *flags]) == 0
+    scored = json.loads((tmp_path / "metrics.json").read_text())["results"]
+    for name, method in (("", ""), ("oracle: ", "oracle ")):
+        for metric, digits in (("psnr", 2), ("ssim", 4)):
+            for of in ("best", "mean"):
+                value = scored[f"{method}{of}"][metric]
+                expected = f"{value['mean']:.{digits}f} +- {value['interval95']:.{digits}f}"
+                assert rows["all"][f"{name}{metric.upper()} {of}"] == expected
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["nowhere"], "nowhere is no run folder"),
+        (["smmnist-transport", "--n-videos=5001"], "srvp-2020 has 5000 videos, got 5001"),
+        (["smmnist-transport", "--n-samples=0"], "srvp-2020 has 100 samples, got 0"),
+    ],
+)
+def test_the_breakdown_refuses_what_it_cannot_score_in_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        breakdown.main([*arguments, "--root=data", "--device=cpu"])
+    error = capsys.readouterr().err
+    assert error.startswith("breakdown: ") and message in error and error.count("\n") == 1
