@@ -16,24 +16,25 @@ the true simulator (`datasets.oracle`) are scored as well: how far a perfect mod
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy import ndarray
-
-from datasets import bouncing, load_dataset
 from datasets.moving_mnist import SimulatedDigits
 from datasets.oracle import oracle_futures
+from numpy import ndarray
+from tabulate import tabulate
+
+from datasets import bouncing, load_dataset
 from seqvae.evaluation.predictions import ModelPredictions
-from seqvae.evaluation.scores import ORACLE_CAP, Scorer, score
+from seqvae.evaluation.scores import Scorer, score
 from seqvae.metrics.best_of_n import BestOfN, over_videos, plus_minus
-from seqvae.metrics.protocols import Protocol, find_protocol, label
+from seqvae.metrics.protocols import Metric, Protocol, find_protocol, label
 from seqvae.run import Run, load_run
 
 FEW, MANY = 2, 6  # bounces: the videos with at most so few are one group, those with at least so many another
 HORIZON = 5  # frames of a group
-METRICS = {"psnr": 2, "ssim": 4}  # digits after the point
 
 
 def future_bounces(dataset: SimulatedDigits, videos: range, n_past: int) -> ndarray:
@@ -71,15 +72,15 @@ def groups(dataset: SimulatedDigits, videos: range, protocol: Protocol) -> dict[
     return {row: group for row, group in rows.items() if group[0].any()}
 
 
-def columns(scores: BestOfN, chosen: ndarray, frames: slice) -> list[str]:
+def columns(scores: BestOfN, metrics: Iterable[Metric], chosen: ndarray, frames: slice) -> list[str]:
     """Best and mean of every metric over the chosen videos and frames, ready to print."""
     cells = []
-    for metric, digits in METRICS.items():
-        table = scores.scores[metric][:, chosen].astype(np.float64)  # (N, V, F)
+    for metric in metrics:
+        table = scores.scores[metric.key][:, chosen].astype(np.float64)  # (N, V, F)
         best = table.mean(2).argmax(0)  # (V,)
         for values in (table[best, np.arange(table.shape[1])], table.mean(0)):
             mean, half_width = over_videos(values[:, frames].mean(1))
-            cells.append(f"{mean:.{digits}f}{plus_minus(float(half_width), digits)}")
+            cells.append(f"{mean:.{metric.digits}f}{plus_minus(float(half_width), metric.digits)}")
     return cells
 
 
@@ -97,7 +98,7 @@ def score_futures(run: Run, dataset: SimulatedDigits, protocol: Protocol, args: 
         mean_image=None,
         **sizes,
     )
-    scorer = Scorer(protocol, {"psnr": protocol.psnr, "ssim": protocol.ssim}, **sizes)
+    scorer = Scorer(protocol, protocol.frame_metrics, **sizes)
 
     def oracle(videos: range, samples: range) -> ndarray:
         return oracle_futures(dataset, videos, protocol.n_past, protocol.n_future, samples, args.seed)
@@ -144,14 +145,17 @@ def main(argv: list[str] | None = None) -> None:
 
     scorer = score_futures(run, dataset, protocol, args)
     tables = {"": scorer.predictions} | ({"oracle: ": scorer.oracle} if args.oracle else {})
-    heads = [f"{who}{metric.upper()} {of}" for who in tables for metric in METRICS for of in ("best", "mean")]
+    metrics = protocol.frame_metrics.values()
+    rows = [
+        [row, chosen.sum(), *(cell for scores in tables.values() for cell in columns(scores, metrics, chosen, frames))]
+        for row, (chosen, frames) in groups(dataset, range(args.n_videos), protocol).items()
+    ]
+    heads = ["", "videos", *(f"{who}{m.name} {of}" for who in tables for m in metrics for of in ("best", "mean"))]
     print(f"{args.run}, step {run.step}, {name}, seed {args.seed}\n")
-    print(f"| | videos | {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) + 1)}")
-    for row, (chosen, frames) in groups(dataset, range(args.n_videos), protocol).items():
-        cells = [cell for scores in tables.values() for cell in columns(scores, chosen, frames)]
-        print(f"| {row} | {chosen.sum()} | {' | '.join(cells)} |")
+    print(tabulate(rows, heads, "pipe", disable_numparse=True))
     if args.oracle:
-        print(f"\nThe oracle's frames count {ORACLE_CAP:.0f} dB at most.")
+        limits = [f"{m.oracle_limit:g} {m.unit} in {m.name}" for m in metrics if m.oracle_limit]
+        print(f"\nThe oracle's frames count at most {', '.join(limits)}.")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def evaluate(args: argparse.Namespace) -> Scorer:
         amp=args.amp == "bf16",
         **sizes,
     )
-    scorer = Scorer(protocol, {"psnr": protocol.psnr, "ssim": protocol.ssim}, **sizes)
+    scorer = Scorer(protocol, protocol.frame_metrics, **sizes)
     with torch.no_grad(), without_tf32():
         score(predictions, [scorer], batch_size=args.batch_size, device=device)
     return scorer
@@ -73,7 +73,7 @@ def measure(args: argparse.Namespace) -> dict:
     guess = (target + 0.1 * torch.rand_like(target)).clamp(0, 1)
     scored = target.shape[:2].numel()
     alone = {}
-    for name, metric in (("psnr", protocol.psnr), ("ssim", protocol.ssim)):
+    for name, metric in protocol.frame_metrics.items():
         times = [seconds(lambda metric=metric: metric.score(guess, target), device) for _ in range(2 + args.rounds)][2:]
         alone[name] = rounded(scored / spread(times)["median"])
     return {

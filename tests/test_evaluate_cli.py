@@ -417,7 +417,7 @@ def test_the_oracle_is_the_published_ceiling(mnist_root):
     # Of 300 videos it is 17.1 +- 0.5 dB and 0.710 +- 0.010 (benchmarks/results); of 64 the interval is twice as wide.
     clips = load_dataset("smmnist_srvp", mnist_root, "test", seq_len=25)
     protocol = find_protocol("srvp-2020", "moving_mnist")
-    scorer = Scorer(protocol, {"psnr": protocol.psnr, "ssim": protocol.ssim}, 2, 64)
+    scorer = Scorer(protocol, protocol.frame_metrics, 2, 64)
     videos = range(64)
     scorer.start(videos, torch.stack([clips[i] for i in videos]), torch.device("cpu"))
     scorer.add_oracle(range(2), torch.from_numpy(oracle_futures(clips, videos, 5, 20, range(2), 0)))

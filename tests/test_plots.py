@@ -1,156 +1,126 @@
+"""Charts: what is drawn where, as SVG in the page's colours and as PNG."""
+
+import html.parser
+import math
+import re
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageColor
 
-from seqvae.plots import Curve, write_calibration, write_curves, write_scores_by_n
-from tests.test_visualize import rgb
+from seqvae.report.plots import (
+    BOTTOM,
+    CEILING,
+    COLOURS,
+    DASHED,
+    HEIGHT,
+    LEFT,
+    LIGHT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Chart,
+    Figures,
+    Line,
+    Style,
+    chart,
+    draw,
+    style,
+    svg,
+    write_png,
+)
 
 
-@pytest.fixture
-def figures(monkeypatch) -> list[Figure]:
-    """The figures that were saved."""
-    saved, savefig = [], Figure.savefig
-
-    def remember(figure, *args, **kwargs):
-        saved.append(figure)
-        savefig(figure, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", remember)
-    return saved
+def drawn(chart: Chart):
+    axes = Figure().add_subplot()
+    draw(axes, chart)
+    return axes
 
 
-def test_curves_are_a_png_as_wide_as_there_are_metrics(tmp_path):
-    x = np.linspace(0, 1, 20)
-    curves = [
-        Curve("best of 100", 20 - x, 0.1 + x),
-        Curve("posterior", np.full(24, 25.0), muted=True, x=np.arange(1, 25)),
-    ]
-    for n, plots in enumerate([{"PSNR (dB)": curves}, {"PSNR (dB)": curves, "SSIM": curves[:1]}], start=1):
-        write_curves(tmp_path / "c.png", plots, n_past=5, title="own")
-        with Image.open(tmp_path / "c.png") as image:
-            assert (image.format, image.size) == ("PNG", (780 * n, 600))
-            assert (np.abs(np.asarray(image.convert("RGB")).astype(int) - rgb("#0072b2")).max(-1) < 3).sum() > 100
-    many = {"SSIM": [Curve(f"run {i}", x, muted=i % 2 == 0) for i in range(40)]}
-    write_curves(tmp_path / "c.png", many, n_past=5)
+def test_values_and_bands_stand_where_the_axes_say():
+    band = dict(low=[-1.0, 4.0, 8.0], high=[1.0, 6.0, 12.0])
+    (found,) = chart("y", "N", [Line("a", [1, 10, 100], [0.0, 5.0, 10.0], **band)], log_x=True)
+    axes = drawn(found)
+    (line,) = axes.get_lines()
+    assert line.get_xydata().tolist() == [[1, 0], [10, 5], [100, 10]]
+    assert axes.get_xscale() == "log" and axes.get_xticks().tolist() == [1, 10, 100] and axes.get_xlim() == (1, 100)
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "10", "100"]
+    (polygon,) = axes.collections
+    assert {tuple(corner) for corner in polygon.get_paths()[0].vertices} >= {(1, -1), (10, 6), (100, 8), (100, 12)}
+    low, high = axes.get_ylim()
+    assert low < -1 and high > 12 and axes.get_xlabel() == "N"
+
+
+def test_what_is_not_finite_is_left_out_and_a_chart_of_nothing_is_none():
+    assert chart("y", "x", [Line("b", [1], [math.nan])]) == chart("y", "x", []) == []
+    (found,) = chart("y", "x", [Line("a", [1, 2, 3], [1.0, math.inf, 3.0], [0.0, None, 2.0], [2.0, 1.0, 4.0])])
+    assert found.lines[0][1:5] == ([1, 3], [1, 3], [0, 2], [2, 4])
+    (found,) = chart("y", "x", [Line("a", [1, 2], [1.0, 3.0], [0.0, None], [2.0, 4.0])])
+    assert found.lines[0].low is None, "an interval that is known in part is not drawn"
+
+
+def test_the_simulator_does_not_squash_the_models():
+    lines = [Line("m", [0, 1], [1.0, 2.0]), Line("s", [0, 1], [90.0, 100.0], style=CEILING)]
+    axes = drawn(chart("y", "x", lines)[0])
+    low, high = axes.get_ylim()
+    assert 1 / (high - low) > 0.4 and high < 90
+    assert "s: 100 \u2191" in [text.get_text() for text in axes.texts]
+
+
+def test_an_axis_that_starts_at_zero_does_and_one_point_has_a_place():
+    axes = drawn(chart("y", "x", [Line("a", [3], [5.0])], zero=True)[0])
+    assert axes.get_ylim()[0] == 0 and axes.get_xlim()[0] < 3 < axes.get_xlim()[1]
+
+
+def test_24_runs_differ_and_every_colour_of_the_drawing_has_one_name():
+    assert len({style(i) for i in range(24)}) == 24
+    assert len(set(LIGHT.values())) == len(COLOURS)
+
+
+class Tags(html.parser.HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    handle_startendtag = handle_starttag
+
+
+def test_svg_is_in_the_pages_colours_and_font_and_touches_nothing_else_of_the_page():
+    evil = "<b>a & b</b>"
+    lines = [Line(evil, range(20), np.linspace(0, 1, 20).tolist()), Line("c", [1], [0.5], style=Style("muted", DASHED))]
+    found, other = (svg(chart("SSIM", x_label, lines)[0]) for x_label in ("frame t", "N"))
+    assert found.startswith(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="SSIM by frame t: &lt;b&gt;a')
+    for name in ("text", "soft", "rule", "c0", "muted"):
+        assert f"var(--{name})" in found
+    assert not re.search("#[0-9a-f]{6}", found) and "DejaVu" not in found and "<style" not in found
+    assert "<b>" not in found and "<title>&lt;b&gt;a &amp; b&lt;/b&gt;</title>" in found
+    ids = [{value for _, name, value in Tags(text).attributes if name == "id"} for text in (found, other)]
+    assert ids[0] and not ids[0] & ids[1], "two charts of one page share no id"
+    assert svg(chart("SSIM", "N", lines)[0]) == other
+
+
+def test_png_holds_all_charts_of_a_kind_and_their_legend(tmp_path):
+    lines = [Line("a", range(9), list(range(9))), Line("b", [0, 1], [1.0, 2.0])]
+    charts = [found for i in range(4) for found in chart(f"chart {i}", "frame t", lines)]
+    write_png(tmp_path / "c.png", Figures("frames", charts))
     assert [p.name for p in tmp_path.iterdir()] == ["c.png"]
+    with Image.open(tmp_path / "c.png") as image:
+        width, height = (150 / 72 * n for n in (3 * WIDTH, 2 * HEIGHT))
+        assert 0.8 * width < image.width < 1.1 * width and 0.8 * height < image.height < 1.3 * height
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    assert (np.abs(pixels - ImageColor.getrgb(LIGHT["c0"])).max(-1) < 3).sum() > 1000
+    assert (pixels[0, 0] == 255).all()
 
 
-def lines_of(axes) -> dict[str, tuple[list[float], list[float]]]:
-    """Colour and marker -> x, y of the lines of a subplot that are not dashed."""
-    lines = [line for line in axes.lines if line.get_marker() not in ("None", "")]
-    return {(line.get_color(), line.get_marker()): (list(line.get_xdata()), list(line.get_ydata())) for line in lines}
+def test_the_axes_lie_inside_the_picture():
+    assert 0 < LEFT < RIGHT < WIDTH and 0 < TOP < BOTTOM < HEIGHT
 
 
-def bands_of(axes) -> list[tuple[list[float], list[float], list[float]]]:
-    """x, low and high of the bands of a subplot."""
-    found = []
-    for band in axes.collections:
-        corners = np.unique(band.get_paths()[0].vertices, axis=0)
-        xs = np.unique(corners[:, 0])
-        ys = [corners[corners[:, 0] == x, 1] for x in xs]
-        found.append((xs.tolist(), [y.min() for y in ys], [y.max() for y in ys]))
-    return found
-
-
-def test_curves_stand_at_their_frames_with_symmetric_or_asymmetric_bands(tmp_path, figures):
-    values, low_high = np.array([3.0, 2.0, 4.0]), np.array([[2.0, 1.5, 1.0], [3.5, 6.0, 4.0]])
-    plots = {
-        "PSNR (dB)": [
-            Curve("a", values, np.array([0.5, 0.25, 1.0])),
-            Curve("b", values, low_high, x=np.array([1, 4, 6])),
-        ],
-        "SSIM": [Curve("b", values), Curve("black", 0.5, muted=True)],
-    }
-    write_curves(tmp_path / "c.png", plots, n_past=5, title="own")
-    psnr, ssim = figures[0].axes
-    assert [axes.get_ylabel() for axes in (psnr, ssim)] == ["PSNR (dB)", "SSIM"]
-    assert psnr.get_xlabel() == "frame index t (predicted from t = 5)"
-    a, b = lines_of(psnr)
-    assert lines_of(psnr) == {a: ([5, 6, 7], [3, 2, 4]), b: ([1, 4, 6], [3, 2, 4])}
-    assert a[0] != b[0] and a[1] != b[1]  # told apart by colour, and in grey by marker
-    assert list(lines_of(ssim)) == [b]  # the same look in each subplot
-    assert bands_of(psnr)[0] == ([5, 6, 7], [2.5, 1.75, 3], [3.5, 2.25, 5])
-    assert bands_of(psnr)[1] == ([1, 4, 6], *low_high.tolist())
-    assert list(ssim.lines[-1].get_ydata()) == [0.5, 0.5] and ssim.lines[-1].get_linestyle() == "--"
-    assert psnr.get_xlim() == (0.5, 7.5) and ssim.get_xlim() == (4.5, 7.5)
-    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["a", "b", "black"]
-
-
-def test_scores_by_n_have_a_logarithmic_axis_with_a_tick_at_each_n(tmp_path, figures):
-    n = [1, 2, 5, 10, 20, 50, 100]
-    ours, oracle = np.log(n), 2 + np.log(n)
-    subplot = [
-        Curve("ours", ours, np.stack([ours - 0.1, ours + 0.3])),
-        Curve("oracle", oracle),
-        Curve("black", 1.0, muted=True),
-    ]
-    write_scores_by_n(tmp_path / "n.png", {"PSNR (dB)": subplot, "SSIM": subplot[:1]}, n)
-    for axes in figures[0].axes:
-        assert axes.get_xscale() == "log" and "number of samples N" in axes.get_xlabel()
-        assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "5", "10", "20", "50", "100"]
-        assert axes.get_xticks().tolist() == n and not list(axes.get_xticks(minor=True))
-    psnr = figures[0].axes[0]
-    assert [y for _, y in lines_of(psnr).values()] == [ours.tolist(), oracle.tolist()]
-    assert [x for x, _ in lines_of(psnr).values()] == [n, n]
-    assert bands_of(psnr) == [(n, (ours - 0.1).tolist(), (ours + 0.3).tolist())]
-    with Image.open(tmp_path / "n.png") as image:
-        assert (image.format, image.size) == ("PNG", (1560, 600))
-
-
-@pytest.mark.parametrize(
-    "ratio, scale",
-    [([0.5, 1.2, 4.0], "linear"), ([0.9, 3.0, 9.5], "log"), ([2.0, 5.0, 11.0], "log"), ([0.0, 1.0, 50], "linear")],
-)
-def test_calibration_shows_the_ideal_and_a_logarithmic_ratio_beyond_a_decade_from_it(tmp_path, figures, ratio, scale):
-    ratios = [Curve("prediction", np.array(ratio)), Curve("posterior", np.full(3, ratio[1]))]
-    coverages = [
-        Curve("prediction, 90 %", np.array([0.9, 0.8, 0.7])),
-        Curve("prediction, 50 %", np.array([0.5, 0.4, 0.3])),
-    ]
-    write_calibration(tmp_path / "c.png", ratios, coverages, n_past=2)
-    left, right = figures[0].axes
-    assert left.get_yscale() == scale and right.get_yscale() == "linear"
-    assert [list(line.get_ydata()) for line in left.lines if line.get_linestyle() == "--"] == [[1, 1]]
-    assert [list(line.get_ydata()) for line in right.lines if line.get_linestyle() == "--"] == [[0.5] * 2, [0.9] * 2]
-    assert [y for _, y in lines_of(left).values()] == [ratio, [ratio[1]] * 3]
-    assert [y for _, y in lines_of(right).values()] == [[0.9, 0.8, 0.7], [0.5, 0.4, 0.3]]
-    assert right.get_ylim()[0] == 0 and right.get_ylim()[1] > 1
-    low, high = left.get_ylim()
-    assert low <= min(1, *ratio) and max(1, *ratio) <= high
-
-
-def test_the_legend_of_a_single_plot_stays_inside_the_picture(tmp_path, figures):
-    labels = ["ours", "oracle (ceiling)", "copy last frame", "mean of context", "mean training image", "black"]
-    write_scores_by_n(tmp_path / "n.png", {"SSIM": [Curve(label, np.ones(2)) for label in labels]}, [1, 2])
-    (legend,) = figures[0].legends
-    box, picture = legend.get_window_extent(), figures[0].bbox
-    assert box.x0 >= 0 and box.x1 <= picture.x1 and box.y0 >= 0
-    assert [text.get_text() for text in legend.get_texts()] == labels
-
-
-def test_curves_that_do_not_fit_are_refused_in_one_line(tmp_path):
-    path = tmp_path / "c.png"
-    for shape in ((2,), (1, 3), (3, 2)):
-        with pytest.raises(
-            ValueError, match=r"^curve 'a' has values \(3,\), x \(3,\) and interval \([0-9, ]+\), expected"
-        ):
-            write_curves(path, {"SSIM": [Curve("a", np.zeros(3), np.zeros(shape))]}, 3)
-    with pytest.raises(ValueError, match=r"^curve 'a' has values \(3,\), x \(2,\) and interval \(\), expected"):
-        write_scores_by_n(path, {"SSIM": [Curve("a", np.zeros(3))]}, [1, 2])
-    with pytest.raises(ValueError, match="^curve 'a' is one value, a horizontal line, which takes no x or interval$"):
-        write_curves(path, {"SSIM": [Curve("a", 1.0, np.zeros(3))]}, 3)
-
-
-@pytest.mark.parametrize(
-    "write, message",
-    [
-        (lambda path: write_curves(path, {"SSIM": []}, 3), "at least one curve"),
-        (lambda path: write_scores_by_n(path, {}, []), r"numbers >= 1, got \[\]"),
-        (lambda path: write_scores_by_n(path, {}, [0, 1]), r"numbers >= 1, got \[0, 1\]"),
-    ],
-)
-def test_nothing_to_draw_is_refused(tmp_path, write, message):
-    with pytest.raises(ValueError, match=message):
-        write(tmp_path / "c.png")
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("label", ["$x$", "a_b^c", "100 %"])
+def test_names_of_runs_are_text_and_no_formula(label):
+    assert f"<title>{label}</title>" in svg(chart(label, label, [Line(label, [1, 2], [1.0, 2.0])])[0])

@@ -68,7 +68,7 @@ class Made(Predictions):
 
 def scored(predictions: Predictions, batch_size: int = 2, **options) -> Results:
     protocol = own_protocol("made", 2, 3, 7, 5)
-    scorer = Scorer(protocol, {"psnr": protocol.psnr, "ssim": protocol.ssim}, 7, 5)
+    scorer = Scorer(protocol, protocol.frame_metrics, 7, 5)
     score(predictions, [scorer], batch_size=batch_size, device=CPU, **options)
     return Results(scorer)
 
@@ -156,7 +156,7 @@ def test_protocols_that_share_predictions_score_as_each_alone():
     short, whole = own_protocol("made", 2, 2, 4, 3), own_protocol("made", 2, 3, 7, 5)
 
     def results(protocols) -> list[dict]:
-        scorers = [Scorer(p, {"psnr": p.psnr, "ssim": p.ssim}, p.n_samples, p.n_videos) for p in protocols]
+        scorers = [Scorer(p, p.frame_metrics, p.n_samples, p.n_videos) for p in protocols]
         score(Made("one"), scorers, batch_size=2, device=CPU)
         return [Results(scorer).as_json() | {"hash": scorer.content_hash} for scorer in scorers]
 

@@ -1,5 +1,6 @@
 """The page of an evaluation and of several: what it says, what it survives, and what a browser makes of it."""
 
+import dataclasses
 import html.parser
 import json
 import math
@@ -11,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seqvae.evaluation.charts import PLOT, Line, chart
-from seqvae.evaluation.report import WIDTH, comparison_table, write_report
-from seqvae.evaluation.tables import differences, read_evaluations
+from seqvae.metrics.protocols import METRICS
 from seqvae.metrics.published import published_rows, to_json
+from seqvae.report.evaluated import read_evaluations
+from seqvae.report.page import write_report
+from seqvae.report.tables import WIDTH, comparison_table, differences, evaluation_text
 from seqvae.visualize import Panel, write_animation, write_animation_grid, write_strip
 
 N_PAST, N_FUTURE = 2, 6
@@ -34,6 +36,8 @@ def facts(**changes) -> dict:
     }
     calibration = {"ratio": estimate(1.75, 0.05), "coverage": {"0.5": estimate(0.4), "0.9": estimate(0.8)}}
     kl = [1.5] * (N_PAST + N_FUTURE - 1)
+    distance = {"distance": 321.5, "floor": 12.5, "n_real": 4, "n_fake": 4, "warning": "few videos"}
+    distance |= {"definition": "logits", "sha256": "cd" * 32}
     content = {
         "protocol": "srvp-2020 (5 of 100 samples, 4 of 5000 videos)",
         "definitions": {"name": "srvp-2020", "data": "moving_mnist", "n_past": N_PAST, "n_future": N_FUTURE}
@@ -51,7 +55,7 @@ def facts(**changes) -> dict:
         "diversity": {"definition": "squared difference"} | estimate(0.0125, 0.001),
         "calibration": {"definition": "residual", "prediction": calibration, "posterior": calibration},
         "published": to_json(published_rows("srvp-2020", "moving_mnist")),
-        "frechet": {"FVD": {"distance": 321.5, "floor": 12.5, "warning": "few videos", "sha256": "cd" * 32}},
+        "frechet": {"FVD": distance},
         "left_out": ["SSIM: left out, because"],
         "bounds": {"elbo_all": {"mean": 9876.5, "interval95": 4.5}, "rate_nats_per_frame": 1.5, "rmse": 0.05}
         | {"distortion_nats_per_frame": -77.0, "bits_per_dim": 3.25, "bits_bound_the_bytes": False}
@@ -157,19 +161,22 @@ def test_the_table_holds_the_numbers_of_metrics_json_with_their_intervals(tmp_pa
 def test_the_headline_says_how_the_model_stands_beside_baselines_and_simulator(tmp_path):
     text = re.sub(r"\s+", " ", report(tmp_path, evaluation(tmp_path / "a", facts())).text)
     assert "Shown 2 frames of a video, the model draws the next 6: 5 futures for each of 4 test videos" in text
-    assert "A typical future scores 18.25 dB in PSNR: 2.75 dB better than the average of the frames seen" in text
+    assert "A typical future scores 18.25 dB in PSNR: 2.75 dB better than the average of the observed frames" in text
     assert "and 5.50 dB better than black frames" in text
     assert "The best of 5 scores 20.50 dB: 3.00 dB worse than the true simulator, the ceiling (23.50 dB)" in text
-    assert "A typical future scores 0.1096 in LPIPS: 0.0194 better than the average of the frames seen" in text
+    assert "A typical future scores 0.1096 in LPIPS: 0.0194 better than the average of the observed frames" in text
     bad = facts()
     bad["results"]["mean"]["psnr"] = estimate(15.25)  # 0.25 below, where the intervals together are 0.35
     bad["results"]["black"]["psnr"] = estimate(15.45)
     assert (
-        "level, within the intervals, with the average of the frames seen"
+        "level, within the intervals, with the average of the observed frames"
         in report(tmp_path, evaluation(tmp_path / "b", bad)).text
     )
     bad["results"]["mean"]["psnr"] = estimate(10.0)
-    assert "5.50 dB worse than the average of the frames seen" in report(tmp_path, evaluation(tmp_path / "c", bad)).text
+    assert (
+        "5.50 dB worse than the average of the observed frames"
+        in report(tmp_path, evaluation(tmp_path / "c", bad)).text
+    )
 
 
 def test_only_what_every_evaluation_has_is_needed(tmp_path):
@@ -190,7 +197,7 @@ def test_what_is_not_finite_is_a_dash_and_no_point_of_a_chart(tmp_path):
     page = report(tmp_path, evaluation(tmp_path / "a", content))
     assert page.row("best of 5")[1] == "–"
     assert "nan" not in page.text.lower() and "inf" not in re.findall(r"\S+", page.text.lower())
-    drawn = [attrs["points"] for tag in ("polyline", "polygon") for attrs in page.having(tag)]
+    drawn = [attrs["d"] for attrs in page.having("path")]
     assert drawn and not any("nan" in points or "inf" in points for points in drawn)
 
 
@@ -350,9 +357,47 @@ def test_the_terminals_comparison_is_aligned_narrow_and_says_the_same(tmp_path):
     header = next(line for line in lines if "PSNR (dB), best" in line)
     row = next(line for line in lines if line.startswith("first"))
     assert row.index("20.50 +- 0.25") + len("20.50 +- 0.25") == header.index("PSNR (dB), best") + len("PSNR (dB), best")
-    assert any(line.startswith("xxx") and "\u2026" in line for line in lines)
+    assert sum(line.startswith("xxx") for line in lines) >= 2, "a long name takes several lines"
     assert any(line.startswith("SRVP [S]") and "16.93 +- 0.07" in line for line in lines)
     assert "[S] a public leaderboard, or a later paper's table, that names the paper." in lines
+
+
+def test_the_terminals_table_of_one_evaluation_holds_what_the_pages_holds(tmp_path):
+    folder = evaluation(tmp_path / "a", facts())
+    (e,) = read_evaluations([folder])
+    lines = evaluation_text(e)
+    page = report(tmp_path, folder)
+    for row in ("best of 5", "oracle mean of 5", "mean of context", "SRVP [S]"):
+        (line,) = [line for line in lines if line.startswith(f"{row}  ")]
+        (cells,) = [cells for name, *cells in page.rows if name.split("  ")[0].startswith(row)]
+        assert line.split()[len(row.split()) :] == " ".join(cells).replace("±", "+-").replace("–", "").split()
+    text = "\n".join(lines)
+    for words in (
+        "ten log ten.",
+        "SSIM: left out, because",
+        "SHA-256 " + "ab" * 32,
+        "diversity: 0.01250 +- 0.00100, squared difference.",
+        "calibration, posterior: squared residual / sigma^2 1.75; 40 % of pixels in the central 50 %, 80 % of pixels",
+        "FVD: 321.5 (logits; 1 future of each video; real against real, half as many: 12.5)\n  few videos",
+        "40 dB at",
+    ):
+        assert words in text
+    best_by = facts()["definitions"] | {"best_by": "psnr", "norm": "of the batch"}
+    (e,) = read_evaluations([evaluation(tmp_path / "b", facts(definitions=best_by))])
+    text = "\n".join(evaluation_text(e))
+    assert "by looking at it, by PSNR." in text and "norm layers: of the batch." in text
+
+
+def test_a_metric_is_shown_with_the_digits_and_the_direction_of_its_entry(tmp_path, monkeypatch):
+    mae = dataclasses.replace(METRICS["ssim"], key="mae", name="MAE", unit="levels", digits=1, higher_is_better=False)
+    monkeypatch.setitem(METRICS, "mae", mae)
+    content = facts(best_of_n={"mae": facts()["best_of_n"]["psnr"]})
+    content["metrics"] = {"mae": {"label": mae.label, "definition": "x", "higher_is_better": False}}
+    for method, value in (("best", 4.04), ("mean", 5.0), ("black", 3.0)):
+        content["results"][method] = {"mae": estimate(value)}
+    page = report(tmp_path, evaluation(tmp_path / "a", content))
+    assert page.row("best of 5")[1] == "4.0 ± 0.2"
+    assert "A typical future scores 5.0 levels in MAE: 2.0 levels worse than black frames" in page.text
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
@@ -373,30 +418,11 @@ def test_images_get_a_page_and_a_table_of_their_own(tmp_path):
     assert any(line.startswith("other") and "14.50" in line for line in comparison_table([a, b]))
 
 
-def test_a_chart_puts_values_where_its_axes_say(tmp_path):
-    left, top, right, bottom = PLOT
-    drawn = chart("y", "x", [Line("a", [1, 10, 100], [0.0, 5.0, 10.0]), Line("b", [1], [math.nan])], log_x=True)
-    assert len(drawn["lines"]) == 1
-    points, ticks = drawn["lines"][0]["points"], {float(text): y for y, text in drawn["y_ticks"]}
-    assert [x for x, _ in points] == [left, (left + right) / 2, right]  # 10 is halfway on a log axis
-    assert [y for _, y in points] == pytest.approx([ticks[0], ticks[5], ticks[10]])
-    assert all(top <= y <= bottom for y in ticks.values())
-    assert chart("y", "x", [Line("b", [1], [math.nan])]) is None
-
-
-def test_the_simulator_does_not_squash_the_models(tmp_path):
-    model, simulator = Line("m", [0, 1], [1.0, 2.0]), Line("s", [0, 1], [90.0, 100.0], style="ceiling d3")
-    drawn = chart("y", "x", [model, simulator])
-    heights = [y for _, y in drawn["lines"][0]["points"]]
-    assert abs(heights[0] - heights[1]) > 0.4 * (PLOT[3] - PLOT[1])
-    assert drawn["above"] == ["s: 100 \u2191"]
-
-
 def test_an_installed_copy_has_the_template():
     root = Path(__file__).parent.parent
     patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    packaged = {p.name for pattern in patterns["seqvae.evaluation"] for p in (root / "seqvae/evaluation").glob(pattern)}
-    named = re.findall(r'get_template\("(.*)"\)', (root / "seqvae/evaluation/report.py").read_text())
+    packaged = {p.name for pattern in patterns["seqvae.report"] for p in (root / "seqvae/report").glob(pattern)}
+    named = re.findall(r'get_template\("(.*)"\)', (root / "seqvae/report/page.py").read_text())
     assert named and set(named) <= packaged
 
 
@@ -443,9 +469,9 @@ def test_a_browser_shows_the_page_whole_without_a_request_at_any_width_and_in_th
             wide, inner = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
             assert wide <= inner == width
             chart = page.locator("svg[role=img]").first
-            assert chart.bounding_box()["width"] <= width and chart.locator("polyline").count() >= 2
+            assert chart.bounding_box()["width"] <= width and chart.locator("path").count() >= 2
             style = "getComputedStyle(document.querySelector('{}')).{}"
-            wanted = style.format("body", "backgroundColor"), style.format(".tick", "fill")
+            wanted = style.format("body", "backgroundColor"), style.format(".charts text", "fill")
             seen[scheme] = [page.evaluate(expression) for expression in wanted]
             context.close()
         (light, light_text), (dark, dark_text) = seen["light"], seen["dark"]

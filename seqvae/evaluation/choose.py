@@ -3,11 +3,8 @@
 import dataclasses
 
 from seqvae.config import DataConfig, RunConfig
-from seqvae.metrics.protocols import Protocol, find_protocol, own_protocol
+from seqvae.metrics.protocols import PROTOCOLS, Protocol, own_protocol
 
-# What a run's data has to be for the published Moving MNIST test set to be its own.
-PUBLISHED_DIGITS = dict(glyphs="mnist", n_digits=2, deterministic=False, min_speed=0, max_speed=4)
-SRVP_DIGITS = 28  # digit size of SRVP's Moving MNIST, which also bounce otherwise than SVG's of 32 px
 TEST_SEQ, TEST_SEQ_FRAMES = "mnist_test_seq", 20  # torchvision's MovingMNIST: name of the dataset, frames of a video
 OWN_SAMPLES, OWN_VIDEOS = 10, 64
 
@@ -22,8 +19,8 @@ def choose_protocol(
 ) -> Protocol:
     """The protocol `name` for the run's data (auto: the published one it has, or else own).
 
-    The two kinds of Moving MNIST differ in size and bounces. A protocol on the other kind than the run's says so in its
-    name.
+    Moving MNIST's digits of 28 and of 32 px also bounce differently. A protocol on the other kind than the run's says
+    so in its name.
 
     Args:
         n_samples, n_videos: asked for; `own` has as many as are.
@@ -35,33 +32,36 @@ def choose_protocol(
     data, deterministic = cfg.data, not cfg.model.has_latent
     if deterministic and n_samples not in (None, 1):
         raise ValueError(f"--n-samples {n_samples}: a model without latent has one future per video; drop it")
-    published = published_protocol(data) if test_set is None else None
-    name = (published or "own") if name == "auto" else name
+    published = published_protocols(data) if test_set is None else {}
+    name = next(iter(published), "own") if name == "auto" else name
     if name == "own":
         sizes = (1 if deterministic else n_samples or OWN_SAMPLES, n_videos or OWN_VIDEOS)
         if test_set is not None:
             return _test_seq_protocol(data, *sizes)
         return own_protocol(data.name, data.n_past, data.n_future, *sizes)
-    if published is None:
+    if name not in published:
+        known = "; ".join(f"{p.data} {p.requires or ''}".strip() for p in PROTOCOLS.values() if p.name == name)
         raise ValueError(
-            f"--protocol {name} is defined on 64-px stochastic Moving MNIST, BAIR or KTH, and this run was trained on "
+            f"--protocol {name} is defined on {known}, and this run was trained on "
             f"{data.name}, image-size {data.image_size}, {data.options()}; use --protocol own"
         )
-    protocol = find_protocol(name, data.name)
-    if data.name == "moving_mnist":
-        trained, tested = data.digit_size, protocol.options.get("digit_size", SRVP_DIGITS)
-        if trained != tested:
-            return dataclasses.replace(protocol, note=f"trained on {trained}-px digits, tested on {tested}-px ones")
+    protocol, trained = published[name], getattr(data, "digit_size", None)
+    if protocol.digit_size not in (None, trained):
+        note = f"trained on {trained}-px digits, tested on {protocol.digit_size}-px ones"
+        return dataclasses.replace(protocol, note=note)
     return protocol
 
 
-def published_protocol(data: DataConfig) -> str | None:
-    """The protocol whose test set a run's data belongs to, if there is one: srvp-2020, or with SVG's digits SVG's."""
-    if data.name in ("bair", "kth"):
-        return "srvp-2020"
-    if data.name != "moving_mnist" or data.image_size != 64 or not PUBLISHED_DIGITS.items() <= data.options().items():
-        return None
-    return "svg-2018" if data.digit_size == 32 else "srvp-2020"
+def published_protocols(data: DataConfig) -> dict[str, Protocol]:
+    """The published protocols whose test set a run's data belongs to, by name; those with its size of digits first."""
+    found = [
+        p
+        for p in PROTOCOLS.values()
+        if p.data == data.name and all(getattr(data, name) == value for name, value in p.requires.items())
+    ]
+    return {
+        p.name: p for p in sorted(found, key=lambda p: p.digit_size not in (None, getattr(data, "digit_size", None)))
+    }
 
 
 def test_set_of(protocol: Protocol, data: DataConfig) -> dict[str, object]:

@@ -13,12 +13,13 @@ from seqvae.distributed import is_main
 from seqvae.evaluation import bounds
 from seqvae.evaluation.prediction_file import writing
 from seqvae.evaluation.predictions import Predictions
-from seqvae.evaluation.report import write_report
-from seqvae.evaluation.results import Results
+from seqvae.evaluation.results import Results, plot
 from seqvae.evaluation.scores import Oracle, Scorer, score
 from seqvae.metrics import published
 from seqvae.metrics.frechet import FrechetDistance, VideoFeatures, i3d, r3d18
 from seqvae.metrics.protocols import Metric, Protocol, build_metrics, label
+from seqvae.report.page import write_page
+from seqvae.report.tables import evaluation_text
 
 load_i3d, load_r3d18 = functools.cache(i3d), functools.cache(r3d18)  # once for all protocols
 
@@ -139,7 +140,10 @@ def execute(
     lines = [f"wrote {save}"] if save is not None else []
     for p, scorer in zip(plans, scorers):
         results = Results(scorer)
-        frechet = {d.features.name: d.result()._asdict() | {"sha256": d.features.sha256} for d in scorer.frechet}
+        frechet = {
+            d.features.name: d.result()._asdict() | {"definition": d.features.definition, "sha256": d.features.sha256}
+            for d in scorer.frechet
+        }
         rows = published.published_rows(p.protocol.name, p.protocol.data)
         whole = {
             **facts,
@@ -160,23 +164,12 @@ def execute(
             if name in before and name in whole and before[name] != whole[name]
         ]
         lines += [f"{p.out}: replaced an earlier evaluation ({', '.join(changed)})"] if changed else []
-        results.write(p.out, whole)
+        e = results.write(p.out, whole)
         results.draw(p.out, formats=formats, scale=scale)
-        write_report(p.out / "report.html", [p.out])
-        lines += ["", *results.table(p.name)]
-        for distance in scorer.frechet:
-            result = frechet[distance.features.name]
-            drawn = result["n_fake"] // result["n_real"]
-            floor = "" if result["floor"] is None else f"; real against real, half as many: {result['floor']:.1f}"
-            lines.append(
-                f"{distance.features.name}: {result['distance']:.1f} ({distance.features.definition}; "
-                f"{drawn} future{'s' if drawn > 1 else ''} of each video{floor})"
-            )
-            lines += [f"  {result['warning']}"] if result["warning"] else []
-        lines += [*p.left_out, f"test set: {p.protocol.test_set}, SHA-256 {scorer.content_hash}"]
+        plot(e)
+        write_page(p.out / "report.html", [e])
+        lines += ["", *evaluation_text(e)]
         if "bounds" in whole:
             lines += ["", *bounds.describe(whole, p.n_videos)]
-        table = published.published_table(p.protocol.name, p.protocol.data)
-        lines += ["", *table] if table else []
         lines.append(f"wrote {p.out}")
     return lines

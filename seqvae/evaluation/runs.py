@@ -14,14 +14,13 @@ from seqvae.evaluation import bounds, images
 from seqvae.evaluation.choose import choose_protocol, test_set_of
 from seqvae.evaluation.plan import Plan, execute
 from seqvae.evaluation.predictions import ModelPredictions
-from seqvae.evaluation.report import write_report
 from seqvae.evaluation.request import Evaluation, Request
-from seqvae.evaluation.results import MEAN_IMAGE_CLIPS
 from seqvae.folders import find_run, results_folder
 from seqvae.metrics import published
-from seqvae.metrics.protocols import Protocol
+from seqvae.metrics.protocols import MEAN_IMAGE_CLIPS, Protocol
 from seqvae.models import VideoModel
 from seqvae.provenance import provenance
+from seqvae.report.page import write_report
 from seqvae.weights import load_model
 
 # Settings that nothing would read where no test set of videos is predicted.

@@ -22,7 +22,6 @@ from seqvae.metrics.protocols import Metric, Protocol
 from seqvae.training.trainer import as_float
 
 SHOWN = 8  # videos that get a GIF and a strip
-ORACLE_CAP = 40.0  # dB: the simulator hits frames exactly, and 100 dB for each would be all that a mean shows
 LEVELS = (0.5, 0.9)  # of the central intervals whose coverage is measured
 Oracle = Callable[[range, range], np.ndarray]  # videos, samples -> (n, B, F, C, H, W) uint8
 
@@ -81,7 +80,7 @@ class Scorer:
         self.n_shown = max(0, min(SHOWN - videos.start, len(self.videos)))
         self._kept: list[np.ndarray] = []
         self._sum = self._squares = 0  # over samples, of byte values: exact, in whatever chunks they come
-        self._lpips = 0.0
+        self._distances = dict.fromkeys((key for key, m in self.metrics.items() if m.between_samples), 0.0)
         self._residuals = _Residuals(self.target)
 
     def add(self, samples: range, frames: Tensor, sigma: Tensor | None) -> None:
@@ -95,10 +94,10 @@ class Scorer:
         self._kept.append(array(frames[:, : self.n_shown]).copy())  # a view would keep the frames of all videos
         self._sum = self._sum + frames.sum(0, dtype=torch.int64)
         self._squares = self._squares + frames.int().square().sum(0, dtype=torch.int64)
-        if "lpips" in self.metrics and n > 1:
-            pairs = n // 2 * 2
-            distance = self.metrics["lpips"].score(futures[0:pairs:2], futures[1:pairs:2])  # (n / 2, B, F)
-            self._lpips = self._lpips + distance.double().sum(0)
+        pairs = n // 2 * 2
+        for key in self._distances if pairs else ():
+            distance = self.metrics[key].score(futures[0:pairs:2], futures[1:pairs:2])  # (n / 2, B, F)
+            self._distances[key] = self._distances[key] + distance.double().sum(0)
         if sigma is not None:
             self._residuals.add(futures, sigma if sigma.ndim == 0 else sigma[:n, :b, :f])
         for distance in self.frechet:
@@ -106,14 +105,16 @@ class Scorer:
                 distance.add(torch.cat([self.context, future], dim=1), real=False)
 
     def add_oracle(self, samples: range, frames: Tensor) -> None:
-        """frames: (n, B, F, C, H, W) uint8. Their PSNR counts ORACLE_CAP at most."""
+        """frames: (n, B, F, C, H, W) uint8. Their scores count the metric's `oracle_limit` at most."""
         n, b, f = max(0, min(self.n_samples - samples.start, len(frames))), len(self.videos), self.protocol.n_future
         if n * b == 0:
             return
         if self.oracle is None:
             self.oracle = BestOfN(*self.predictions.shape)
         scores = self._measure(as_float(frames[:n, :b, :f], self.video.device), self.target)
-        scores["psnr"] = scores["psnr"].clamp(max=ORACLE_CAP)
+        for key, metric in self.metrics.items():
+            if metric.oracle_limit is not None:
+                scores[key] = scores[key].clamp(max=metric.oracle_limit)
         self.oracle.add(samples.start, self.videos.start, **scores)
 
     def finish(self, posterior: tuple[Tensor, Tensor | None] | None, mean_image: Tensor | None) -> None:
@@ -153,8 +154,8 @@ class Scorer:
         # The mean squared difference of two samples is twice their variance; the numerator is an exact integer.
         variance = (n * self._squares - self._sum.square()).double() / (n * (n - 1) * 255**2)
         self._diversity.setdefault("mse", []).append(array(2 * variance.mean((-3, -2, -1))))
-        if "lpips" in self.metrics:
-            self._diversity.setdefault("lpips", []).append(array(self._lpips / (n // 2)))
+        for key, distance in self._distances.items():
+            self._diversity.setdefault(key, []).append(array(distance / (n // 2)))
 
     def _measure(self, frames: Tensor, target: Tensor) -> dict[str, Tensor]:
         target = target.expand_as(frames)
@@ -199,7 +200,7 @@ class Scorer:
 
     @property
     def diversity(self) -> dict[str, np.ndarray]:
-        """`mse` per pixel and, where there is one, `lpips`, between two samples of a video: (V, F). Empty for N = 1."""
+        """`mse` per pixel, and metrics `between_samples`, of two samples of a video: (V, F). Empty for N = 1."""
         return {name: np.concatenate(parts) for name, parts in self._diversity.items()}
 
     @property

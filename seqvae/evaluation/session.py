@@ -11,10 +11,11 @@ from seqvae import cli, distributed
 from seqvae.evaluation.config import EvalConfig
 from seqvae.evaluation.files import prepare_file
 from seqvae.evaluation.predictions import BadPredictions
-from seqvae.evaluation.report import comparison_table, write_report
 from seqvae.evaluation.request import Evaluation, Request
 from seqvae.evaluation.runs import prepare_run
 from seqvae.evaluation.scores import Oracle
+from seqvae.report.page import write_report
+from seqvae.report.tables import comparison_table
 from seqvae.training.trainer import choose_device
 
 TIMEOUT = 3600  # seconds that processes wait for one another: their shares of the videos may differ in speed

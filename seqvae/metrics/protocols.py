@@ -1,11 +1,12 @@
-"""Named evaluation protocols: every choice that moves a published number, in one table.
+"""Metrics and named evaluation protocols: every choice that moves a published number, in two tables.
 
-A number is comparable only under one protocol, so each is printed with `label` and the definitions kept here.
+A number is comparable only under one protocol, so each is printed with `label` and the definitions kept here. Tables,
+plots and files read all they say of a metric from its entry: a new one is its entry here and its function in `frame`.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,15 +14,31 @@ from torch import Tensor
 from seqvae.metrics import frame
 from seqvae.metrics.perceptual import BACKBONES, Lpips, weights_file
 
+MEAN_IMAGE_CLIPS = 256  # training clips whose frames make the baseline "mean training image"
 
-class Metric(NamedTuple):
-    """A score of predicted frames. The definition is printed beside its numbers."""
 
-    label: str
-    score: Callable[[Tensor, Tensor], Tensor]  # (..., F, C, H, W) twice -> (..., F)
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A score of predicted frames, and what to print with it."""
+
+    key: str  # in metrics.json, metrics.csv and published rows
+    name: str
+    unit: str = ""
+    digits: int = 4  # after the point, in tables
+    score: (
+        Callable[[Tensor, Tensor], Tensor] | None
+    )  # (..., F, C, H, W) twice -> (..., F); None: `build_metrics` makes it
     definition: str
     higher_is_better: bool = True
     per_frame: bool = True  # False: one number per video, which each of its frames has
+    oracle_limit: float | None = None  # highest score of an oracle's frame; the simulator may hit frames exactly
+    between_samples: bool = False  # also measures how far two samples of a video are apart
+    network: tuple[str, int | None] | None = None  # LPIPS's backbone, and the size frames are resized to
+
+    @property
+    def label(self) -> str:
+        """With the unit: "PSNR (dB)"."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
 
 
 def _of_video(pred: Tensor, target: Tensor) -> Tensor:
@@ -29,45 +46,73 @@ def _of_video(pred: Tensor, target: Tensor) -> Tensor:
     return frame.psnr_of_video(pred, target)[..., None].expand(pred.shape[:-3])
 
 
-_PSNR = Metric("PSNR (dB)", frame.psnr, "per frame and channel, 10 log10(1 / mse), at most 100 dB, then the mean")
-_SSIM = Metric(
-    "SSIM",
-    frame.ssim,
-    "11x11 Gaussian window, sigma 1.5, valid convolution, data range 1, per channel, then the mean",
+def _lpips(key: str, name: str, net: str, resize: int | None = None) -> Metric:
+    size = "at their own size" if resize is None else f"resized to {resize}"
+    definition = f"LPIPS v0.1, {net}net features, frames {size}, grey repeated to three channels; lower is better"
+    more = dict(higher_is_better=False, between_samples=key == "lpips", network=(net, resize))
+    return Metric(key=key, name=name, score=None, definition=definition, **more)
+
+
+PSNR = Metric(
+    key="psnr",
+    name="PSNR",
+    unit="dB",
+    digits=2,
+    score=frame.psnr,
+    definition="per frame and channel, 10 log10(1 / mse), at most 100 dB, then the mean",
+    oracle_limit=40.0,
 )
-_SSIM_SVG = Metric(
-    "SSIM",
-    frame.ssim_svg,
-    "7x7 uniform window, sample covariance, data range 2 (scikit-image's old default), per channel, then the mean",
+SSIM = Metric(
+    key="ssim",
+    name="SSIM",
+    score=frame.ssim,
+    definition="11x11 Gaussian window, sigma 1.5, valid convolution, data range 1, per channel, then the mean",
 )
-_PSNR_MCVD = Metric(
-    "PSNR (dB)",
-    _of_video,
-    "10 log10(1 / mse), mse over all predicted frames and channels of a video, at most 100 dB; one number per video",
+LPIPS = _lpips("lpips", "LPIPS", "alex")
+LPIPS_VGG = _lpips("lpips_vgg", "LPIPS (VGG)", "vgg")
+METRICS = {m.key: m for m in (PSNR, SSIM, LPIPS, LPIPS_VGG)}  # as srvp-2020 and `own` define them
+_SSIM_SVG = dataclasses.replace(
+    SSIM,
+    score=frame.ssim_svg,
+    definition="7x7 uniform window, sample covariance, data range 2 (scikit-image's old default), per channel, "
+    "then the mean",
+)
+_PSNR_MCVD = dataclasses.replace(
+    PSNR,
+    score=_of_video,
+    definition="10 log10(1 / mse), mse over all predicted frames and channels of a video, at most 100 dB; "
+    "one number per video",
     per_frame=False,
 )
-_SSIM_MCVD = Metric(
-    "SSIM", frame.ssim_mcvd, "11x11 Gaussian window, sigma 1.5, valid convolution, of 8-bit grey frames"
+_SSIM_MCVD = dataclasses.replace(
+    SSIM,
+    score=frame.ssim_mcvd,
+    definition="11x11 Gaussian window, sigma 1.5, valid convolution, of 8-bit grey frames",
 )
-_SSIM_MCVD_BINARY = Metric("SSIM", frame.ssim_mcvd_binary, _SSIM_MCVD.definition + ", pixels rounded to 0 or 1 first")
+_SSIM_MCVD_BINARY = dataclasses.replace(
+    SSIM,
+    score=frame.ssim_mcvd_binary,
+    definition=f"{_SSIM_MCVD.definition}, pixels rounded to 0 or 1 first",
+)
+_LPIPS_128 = _lpips("lpips", "LPIPS", "alex", resize=128)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How predictions are made and scored."""
+    """How predictions are made and scored, and which runs it is for."""
 
     name: str
     data: str  # what the run was trained on
+    requires: dict[str, object] = field(default_factory=dict)  # settings of that data, or the test set is another kind
+    digit_size: int | None = None  # px of the test set's digits; a run trained on others is scored, and says so
     test_set: str  # name of the dataset whose test split is predicted
     options: dict[str, object] = field(default_factory=dict)  # of that dataset, where they are part of the protocol
-    n_past: int  # frames the model sees
-    n_future: int  # frames it predicts and is scored on
+    n_past: int  # observed frames
+    n_future: int  # frames that are predicted and scored
     n_samples: int  # futures per video
     n_videos: int
+    metrics: tuple[Metric, ...] = (PSNR, SSIM, LPIPS)
     best_by: str | None = None  # the metric that picks the best sample of a video; None: each metric for itself
-    psnr: Metric = _PSNR
-    ssim: Metric = _SSIM
-    lpips: tuple[str, int | None] | None = ("alex", None)  # network, and the size frames are resized to; None: no LPIPS
     frechet_samples: int = 1  # predicted videos per real one in a Frechet distance; 0: the protocol has none
     norm: str = "eval mode"  # normalisation layers while predicting
     source: str = ""
@@ -78,10 +123,15 @@ class Protocol:
             if getattr(self, name) < 1:
                 raise ValueError(f"protocol {self.name}: {name} must be >= 1, got {getattr(self, name)}")
 
+    @property
+    def frame_metrics(self) -> dict[str, Metric]:
+        """By key, those that need no network."""
+        return {metric.key: metric for metric in self.metrics if metric.network is None}
+
     def definitions(self) -> dict[str, object]:
         """Plain values, for metrics.json."""
-        plain = {name: value for name, value in vars(self).items() if not isinstance(value, Metric | dict)}
-        return plain | {"psnr": self.psnr.definition, "ssim": self.ssim.definition, "options": dict(self.options)}
+        plain = {name: value for name, value in vars(self).items() if name != "metrics"}
+        return plain | {metric.key: metric.definition for metric in self.metrics}
 
 
 _SRVP = dict(name="srvp-2020", source="Franceschi et al. 2020, arXiv:2002.09219")
@@ -89,8 +139,7 @@ _SVG = dict(
     name="svg-2018",
     source="Denton & Fergus 2018, arXiv:1802.07687",
     best_by="ssim",
-    ssim=_SSIM_SVG,
-    lpips=None,
+    metrics=(PSNR, _SSIM_SVG),
     frechet_samples=0,
     norm="eval mode (the original predicts with batch statistics, so that its predictions depend on the batch)",
 )
@@ -99,33 +148,26 @@ _MCVD = dict(
     source="Voleti et al. 2022, arXiv:2205.09853",
     n_samples=10,
     n_videos=256,
-    psnr=_PSNR_MCVD,
-    lpips=("alex", 128),
     frechet_samples=10,
 )
 _BAIR = dict(data="bair", test_set="bair", n_past=2, n_future=28)
 _KTH = dict(data="kth", test_set="kth", n_past=10, n_future=30)
-# The fixed set where a protocol has none of its own; svg-2018 never fixed one, so ours is.
-_FIXED = dict(data="moving_mnist", test_set="smmnist_srvp", n_past=5)
-_SVG_DIGITS = dict(data="moving_mnist", test_set="moving_mnist", n_past=5, n_future=25)
-_SVG_OPTIONS = {
-    "glyphs": "mnist",
-    "digit_size": 32,
-    "n_digits": 2,
-    "deterministic": False,
-    "min_speed": 0,
-    "max_speed": 4,
-}
+_DIGITS = dict(glyphs="mnist", n_digits=2, deterministic=False, min_speed=0, max_speed=4)
+_MOVING_MNIST = dict(data="moving_mnist", requires={"image_size": 64, **_DIGITS}, n_past=5)
+# SRVP's fixed test set. svg-2018 never fixed one, so ours is the first videos of our own test split.
+_SRVP_DIGITS = dict(**_MOVING_MNIST, test_set="smmnist_srvp", digit_size=28)
+_SVG_DIGITS = dict(**_MOVING_MNIST, test_set="moving_mnist", digit_size=32, options={"digit_size": 32, **_DIGITS})
+# Of the protocols that a run's data meets, the first one with its size of digits is the default.
 PROTOCOLS = {
     (p.name, p.data): p
     for p in (
-        Protocol(**_SRVP, **_FIXED, n_future=20, n_samples=100, n_videos=5000),
+        Protocol(**_SRVP, **_SRVP_DIGITS, n_future=20, n_samples=100, n_videos=5000),
         Protocol(**_SRVP, **_BAIR, n_samples=100, n_videos=256),
         Protocol(**_SRVP, **_KTH, n_samples=100, n_videos=1000),
-        Protocol(**_SVG, **_SVG_DIGITS, options=_SVG_OPTIONS, n_samples=100, n_videos=256),
+        Protocol(**_SVG, **_SVG_DIGITS, n_future=25, n_samples=100, n_videos=256),
         Protocol(**_SVG, **_BAIR, n_samples=100, n_videos=256),
-        Protocol(**_MCVD, **_SVG_DIGITS | {"n_future": 10}, options=_SVG_OPTIONS, ssim=_SSIM_MCVD_BINARY),
-        Protocol(**_MCVD, **_BAIR, ssim=_SSIM_MCVD),
+        Protocol(**_MCVD, **_SVG_DIGITS, n_future=10, metrics=(_PSNR_MCVD, _SSIM_MCVD_BINARY, _LPIPS_128)),
+        Protocol(**_MCVD, **_BAIR, metrics=(_PSNR_MCVD, _SSIM_MCVD, _LPIPS_128)),
     )
 }
 VIDEO_LENGTHS = {"pushing": 30}  # frames
@@ -157,25 +199,23 @@ def build_metrics(
 
     Args:
         lpips: on downloads its backbone if need be, auto uses it where it lies already, off leaves it out.
-        vgg: LPIPS on VGG16 as well, which no protocol here counts.
+        vgg: LPIPS on VGG16 as well, which no protocol here counts; frames are resized as for the protocol's own.
     """
-    metrics, left_out = {"psnr": protocol.psnr, "ssim": protocol.ssim}, []
-    net, resize = protocol.lpips or ("alex", None)
-    wanted = {"lpips": net} if protocol.lpips is not None else {}
-    for key, net in (wanted | ({"lpips_vgg": "vgg"} if vgg else {})).items() if lpips != "off" else ():
-        name = "LPIPS" if key == "lpips" else "LPIPS (VGG)"
+    metrics, left_out = protocol.frame_metrics, []
+    networks = [metric for metric in protocol.metrics if metric.network is not None]
+    if vgg:
+        resize = networks[0].network[1] if networks else None
+        networks.append(_lpips(LPIPS_VGG.key, LPIPS_VGG.name, "vgg", resize))
+    for metric in networks if lpips != "off" else ():
+        net, resize = metric.network
         file = weights_file(BACKBONES[net])
         if lpips == "auto" and not file.exists():
-            left_out.append(f"{name}: left out, {file.name} is not in {file.parent}; --lpips on downloads it")
+            left_out.append(f"{metric.name}: left out, {file.name} is not in {file.parent}; --lpips on downloads it")
             continue
         try:
-            score = Lpips(net, device, resize=resize)
+            metrics[metric.key] = dataclasses.replace(metric, score=Lpips(net, device, resize=resize))
         except FileNotFoundError as error:
-            left_out.append(f"{name}: left out, {error}")
-            continue
-        size = "at their own size" if resize is None else f"resized to {resize}"
-        definition = f"LPIPS v0.1, {net}net features, frames {size}, grey repeated to three channels; lower is better"
-        metrics[key] = Metric(name, score, definition, higher_is_better=False)
+            left_out.append(f"{metric.name}: left out, {error}")
     return metrics, left_out
 
 

@@ -4,7 +4,6 @@ A row holds for its whole protocol: best of all its samples, on all its videos. 
 error summed over the pixels of an image in [0, 1].
 """
 
-from textwrap import wrap
 from typing import NamedTuple
 
 from seqvae.metrics.protocols import PROTOCOLS
@@ -117,14 +116,6 @@ _ROWS = {
         ),
     ],
 }
-_LABELS = {
-    "psnr": "PSNR (dB)",
-    "ssim": "SSIM",
-    "lpips": "LPIPS",
-    "fvd": "FVD",
-    "rate": "rate (nats)",
-    "squared_error": "squared error",
-}
 
 
 def published_rows(protocol_name: str, data: str) -> list[PublishedRow]:
@@ -146,33 +137,3 @@ def caption(protocol_name: str, data: str) -> str:
         return "Published, with the error of the posterior's mean"
     protocol = PROTOCOLS[protocol_name, data]
     return f"Published: best of {protocol.n_samples} on all {protocol.n_videos} videos"
-
-
-def published_table(protocol_name: str, data: str) -> list[str]:
-    """The rows for the terminal, marks and notes below; [] where nothing was published."""
-    rows = published_rows(protocol_name, data)
-    if not rows:
-        return []
-    keys = [key for key in _LABELS if any(getattr(row, key) for row in rows)]
-    lines = [f"{caption(protocol_name, data)} ({protocol_name})"]
-    lines.append(" " * 48 + "".join(f"{_LABELS[key]:>19}" for key in keys))
-    for row in rows:
-        cells = [_text(getattr(row, key), key) for key in keys]
-        lines.append(f"{f'{row.name} [{row.mark}]':<48}" + "".join(f"{cell:>19}" for cell in cells))
-    lines += [f"[{mark}] {meaning}" for mark, meaning in MARKS.items() if any(row.mark == mark for row in rows)]
-    notes: dict[str, list[str]] = {}
-    for row in rows:
-        if row.note:
-            notes.setdefault(row.note, []).append(row.name)
-    return lines + [line for note, names in notes.items() for line in wrap(f"{', '.join(names)}: {note}", 110)]
-
-
-def _text(score: Score | None, key: str) -> str:
-    """With the digits it was published with."""
-    if score is None:
-        return ""
-    mean, half_width = score
-    if half_width is None or key == "fvd":
-        return f"{mean:g}" + ("" if half_width is None else f" +- {half_width:g}")
-    digits = 2 if key == "psnr" else 4
-    return f"{mean:.{digits}f} +- {half_width:.{digits}f}"

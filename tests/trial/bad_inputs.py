@@ -20,8 +20,9 @@ from datasets.videos import read_video
 from seqvae.config import RunConfig
 from seqvae.evaluation.config import EvalConfig
 from seqvae.evaluation.prediction_file import SavedPredictions
-from seqvae.evaluation.report import comparison_table, write_report
 from seqvae.presets import PRESETS
+from seqvae.report.page import write_report
+from seqvae.report.tables import comparison_table
 from seqvae.training import checkpoint
 from tests.test_predictions import STORED_ELSEWHERE, foreign
 from tests.test_report import facts, images

@@ -17,7 +17,8 @@ from datasets.videos.convert import find_index
 from seqvae.config import read_config, to_json
 from seqvae.evaluation.prediction_file import SavedPredictions, writing
 from seqvae.evaluation.predictions import BadPredictions
-from seqvae.evaluation.report import comparison_table, write_report
+from seqvae.report.page import write_report
+from seqvae.report.tables import comparison_table
 from seqvae.training import checkpoint
 from seqvae.training.logger import read_metrics
 from tests.test_datasets_bair import make_videos, write_records

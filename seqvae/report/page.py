@@ -1,6 +1,6 @@
 """report.html: an evaluation as one page that needs no other file, or several evaluations side by side.
 
-Pictures are inlined; there is no script and no request. tables.py and charts.py say what is on the page,
+Pictures are inlined; there is no script and no request. tables.py and plots.py say what is on the page,
 report.html.j2 how it looks.
 """
 
@@ -9,15 +9,16 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import wrap
 
 import jinja2
 from PIL import Image
 
-from seqvae.evaluation.charts import PLOT, SIZE, figures
-from seqvae.evaluation.tables import (
+from seqvae.metrics.published import MARKS
+from seqvae.report import plots
+from seqvae.report.evaluated import Evaluated, read_evaluations
+from seqvae.report.tables import (
+    APART,
     BASELINES,
-    Evaluated,
     Table,
     cell_text,
     comparable,
@@ -25,35 +26,30 @@ from seqvae.evaluation.tables import (
     differences,
     flat,
     number,
-    read_evaluations,
     scores_table,
     title_of,
 )
-from seqvae.metrics.published import MARKS
 from seqvae.training.checkpoint import write_atomically
 
 SHOWN = 8  # videos whose animation and strip a page holds: a few MB
-WIDTH = 110  # columns of a terminal's table
-APART = (
-    "These runs were scored under different protocols or on different test data, so their numbers do not compare; "
-    "each group below compares within itself alone."
-)
 
 
 def write_report(path: Path, folders: Sequence[Path]) -> None:
+    """The page about one evaluation, or about several side by side, as `write_page`; raises as `read_evaluations`."""
+    write_page(path, read_evaluations(folders))
+
+
+def write_page(path: Path, evaluations: Sequence[Evaluated]) -> None:
     """Writes one self-contained page about one evaluation, or about several side by side.
 
     Args:
         path: ends in .html; whole or absent. Its folder must exist.
-        folders: of evaluations, each with a metrics.json; pictures that are missing or damaged are left out. Several
-            are compared, in groups of one protocol and test set.
+        evaluations: pictures that are missing or damaged in their folders are left out. Several evaluations are
+            compared, in groups of one protocol and test set.
 
     Raises:
-        FileNotFoundError: a folder without metrics.json.
-        ValueError: no folders, or a metrics.json that cannot be read or lacks what every evaluation has.
         OSError: the page cannot be written.
     """
-    groups = comparable(read_evaluations(folders))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -61,52 +57,13 @@ def write_report(path: Path, folders: Sequence[Path]) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "flat": flat}
-    environment.globals |= {"cell_text": cell_text, "MARKS": MARKS, "APART": APART, "PLOT": PLOT, "SIZE": SIZE}
+    environment.filters |= {"number": number, "flat": flat, "svg": plots.svg}
+    environment.globals |= {"cell_text": cell_text, "MARKS": MARKS, "APART": APART, "COLOURS": plots.COLOURS}
     template = environment.get_template("report.html.j2")
-    alone = len(folders) == 1
-    page = template.render(groups=[_view(group, alone) for group in groups], alone=alone, n_runs=len(folders))
+    alone = len(evaluations) == 1
+    groups = [_view(group, alone) for group in comparable(evaluations)]
+    page = template.render(groups=groups, alone=alone, n_runs=len(evaluations))
     write_atomically(Path(path), page.encode())
-
-
-def comparison_table(folders: Sequence[Path]) -> list[str]:
-    """The comparison for the terminal, at most WIDTH columns wide; raises as write_report does."""
-    groups = comparable(read_evaluations(folders))
-    lines = [*wrap(APART, WIDTH), ""] if len(groups) > 1 else []
-    for group in groups:
-        table = compared(group)
-        marks = dict.fromkeys(row.mark for _, rows in table.sections for row in rows if row.mark)
-        notes = [
-            f"{c.label.removesuffix(', best')}: {c.note}." for c in table.columns if c.note and "mean" not in c.key
-        ]
-        notes += [f"{title}." for title, _ in table.sections if title.startswith("Published")]
-        notes += [f"[{mark}] {MARKS[mark]}." for mark in marks]
-        lines += [*wrap(title_of(group), WIDTH), "", *_aligned(table), "Mean over the test set +- 95 % interval."]
-        lines += [line for note in notes for line in wrap(note, WIDTH)] + [""]
-    return lines[:-1]
-
-
-def _aligned(table: Table) -> list[str]:
-    """Blocks of aligned columns, each as wide as fits in WIDTH, with the rows that have something there."""
-    rows = [row for _, rows in table.sections for row in rows]
-    marks = [f" [{row.mark}]" if row.mark else "" for row in rows]
-    names = [(r.name if len(r.name + m) <= 38 else f"{r.name[: 37 - len(m)]}\u2026") + m for r, m in zip(rows, marks)]
-    left = 2 + max(map(len, names), default=0)
-    cells = [[" +- ".join(filter(None, cell_text(r, c))).replace("\u2212", "-") for r in rows] for c in table.columns]
-    widths = [2 + max(map(len, [column.label, *texts])) for column, texts in zip(table.columns, cells)]
-    blocks: list[list[int]] = [[]]
-    for i, width in enumerate(widths):
-        if blocks[-1] and left + sum(widths[k] for k in blocks[-1]) + width > WIDTH:
-            blocks.append([])
-        blocks[-1].append(i)
-    lines = []
-    for block in blocks:
-        lines.append(" " * left + "".join(f"{table.columns[i].label:>{widths[i]}}" for i in block))
-        for r, name in enumerate(names):
-            if any(cells[i][r] for i in block):
-                lines.append(f"{name:<{left}}" + "".join(f"{cells[i][r]:>{widths[i]}}" for i in block))
-        lines.append("")
-    return [line.rstrip() for line in lines]
 
 
 def _view(group: Sequence[Evaluated], alone: bool) -> dict[str, object]:
@@ -119,7 +76,7 @@ def _view(group: Sequence[Evaluated], alone: bool) -> dict[str, object]:
         "headline": headline(first) if alone else leader(table),
         "table": scores_table(first) if alone else table,
         "part": any(first.facts.get(k) != first.definitions.get(k) for k in ("n_samples", "n_videos")),
-        "figures": figures(group, alone),
+        "figures": plots.figures(group, alone),
         "differences": differences(group),
     }
 
@@ -144,8 +101,8 @@ def headline(e: Evaluated) -> list[str]:
 
 def _standing(e: Evaluated, key: str, in_full: bool) -> list[str]:
     """A metric's sentences: a typical future beside the best guess without a model; in full, also black and oracle."""
-    better, n = 1 if e.metrics[key]["higher_is_better"] else -1, e.facts.get("n_samples")
-    name, unit, digits = ("PSNR", " dB", 2) if key == "psnr" else (e.metrics[key]["label"], "", 4)
+    metric, n = e.metrics[key], e.facts.get("n_samples")
+    better, digits, unit = 1 if metric.higher_is_better else -1, metric.digits, metric.unit and f" {metric.unit}"
     scores = {m: s for m in ("best", "mean", "oracle best", *BASELINES) if (s := e.score("results", m, key))}
 
     def beside(ours: str, theirs: str) -> str:
@@ -156,7 +113,7 @@ def _standing(e: Evaluated, key: str, in_full: bool) -> list[str]:
 
     lines = []
     if "mean" in scores:
-        text = f"A typical future scores {number(scores['mean'][0], digits)}{unit} in {name}"
+        text = f"A typical future scores {number(scores['mean'][0], digits)}{unit} in {metric.name}"
         guesses = sorted((m for m in BASELINES if m in scores), key=lambda m: -better * scores[m][0])
         if guesses:
             text += f": {beside('mean', guesses[0])} {BASELINES[guesses[0]]}, the best guess without a model"

@@ -1,218 +1,44 @@
-"""Tables of finished evaluations, of one or of several side by side, from the metrics.json in their folders.
+"""Tables of one evaluation or of several side by side: the same for the page and, by tabulate, for the terminal.
 
 Measures nothing. Evaluations share a table only under one protocol on the same test videos.
 """
 
 import json
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from textwrap import wrap
+from typing import NamedTuple
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from tabulate import SEPARATING_LINE, tabulate
 
+from seqvae.metrics.protocols import MEAN_IMAGE_CLIPS, METRICS
 from seqvae.metrics.published import MARKS, caption
+from seqvae.report.evaluated import Evaluated, Score, Scored, as_score, finite, read_evaluations
 
-LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
+WIDTH = 112  # columns of the terminal
+NAME_WIDTH = 40  # of a row's name there
+APART = (
+    "These runs were scored under different protocols or on different test data, so their numbers do not compare; "
+    "each group below compares within itself alone."
+)
 BASELINES = {
-    "copy last frame": "the last frame seen, repeated",
-    "mean of context": "the average of the frames seen",
+    "copy last frame": "the last observed frame, repeated",
+    "mean of context": "the average of the observed frames",
     "mean training image": "the average picture of the training set",
     "black": "black frames",
 }
+_LIMITS = "".join(
+    f"; {m.name} of a frame, {m.oracle_limit:g} {m.unit} at most" for m in METRICS.values() if m.oracle_limit
+)
 NOTES = BASELINES | {
-    "best": "of the futures drawn, the nearest to the truth, chosen by looking at it",
+    "best": "the future nearest to the truth, chosen per video by looking at it",
     "mean": "a typical future: the average score",
-    "worst": "of the futures drawn, the farthest from the truth",
-    "posterior": "redrawn after seeing each frame: what the decoder can draw, not a prediction",
-    "oracle best": "the program that made the videos, continued from the true state",
+    "worst": "the future farthest from the truth",
+    "posterior": "each frame reconstructed by a model that has seen it: what the decoder can do, not a prediction",
+    "oracle best": f"the program that made the videos, continued from the true state{_LIMITS}",
     "oracle mean": "a typical future of that program",
+    "mean training image": f"the average picture of the training set, or of its first {MEAN_IMAGE_CLIPS} clips",
 }
-
-Count = Annotated[int, Field(ge=0, lt=2**63)] | None
-Number = float | None
-
-
-class Entry(TypedDict, total=False):
-    """Of metrics.json; here and below any entry may be absent, and others are kept as they are."""
-
-    __pydantic_config__ = ConfigDict(extra="allow")
-
-
-class Curve(Entry, total=False):
-    mean: list[Number]
-    interval95: list[Number]
-
-
-class Estimated(Entry, total=False):
-    mean: Number
-    interval95: Number
-    per_frame: Curve
-
-
-class Calibrated(Entry, total=False):
-    ratio: Estimated
-    coverage: dict[Annotated[str, Field(pattern=r"^0\.\d+$")], Estimated]
-
-
-class Interval(Entry, total=False):
-    mean: Number
-    low: Number
-    high: Number
-
-
-class Metric(Entry, total=False):
-    label: str
-    definition: str | None
-    higher_is_better: bool
-
-
-class Definitions(Entry, total=False):
-    name: str
-    data: str | None
-    n_past: Count
-    n_future: Count
-
-
-class TestSet(Entry, total=False):
-    name: str | None
-    sha256: str | None
-
-
-class Distance(Entry, total=False):
-    distance: Number
-    floor: Number
-    n_fake: Count
-    n_real: Count
-    sha256: str | None
-
-
-class Published(Entry):
-    name: str
-    mark: Literal[tuple(MARKS)]
-
-
-class Bounds(Entry, total=False):
-    rate_nats_per_frame: Number
-    distortion_nats_per_frame: Number
-    rmse: Number
-    bits_per_dim: Number
-    bits_bound_the_bytes: bool
-    active_units: Count
-    kl_per_frame: list[Number]
-    kl_per_latent: list[float]
-
-
-class Facts(Entry, total=False):
-    """metrics.json of one evaluation."""
-
-    protocol: str
-    definitions: Definitions
-    metrics: dict[str, Metric]
-    n_samples: Count
-    n_videos: Count
-    n_images: Count
-    test_set: TestSet
-    results: dict[str, dict[str, Estimated | Number]]
-    best_of_n: dict[str, dict[Annotated[int, Field(ge=1, lt=2**63)], Interval]]
-    oracle_best_of_n: dict[str, dict[Annotated[int, Field(ge=1, lt=2**63)], Interval]]
-    squared_error: dict[str, Estimated]
-    diversity: Estimated
-    diversity_lpips: Estimated
-    calibration: dict[str, str | Calibrated]
-    published: list[Published]
-    frechet: dict[str, Distance]
-    left_out: list[str]
-    bounds: Bounds
-    geco: dict[str, Any]
-    config: dict[str, Any]
-    versions: dict[str, Any]
-    predictions: dict[str, Any]
-    run: str
-    checkpoint: str
-    command: str
-    step: Count
-    seed: Count
-    sigma: Number
-
-
-FACTS = TypeAdapter(Facts)
-
-Score = tuple[float, float | None]  # mean, half width of its 95 % interval if known
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One evaluation's folder and what its metrics.json says; most entries may be absent."""
-
-    folder: Path
-    facts: dict
-    name: str  # of the run, or of the program that made the predictions
-
-    @property
-    def images(self) -> bool:
-        """Of single images, not of videos."""
-        return "squared_error" in self.facts
-
-    @property
-    def definitions(self) -> dict:
-        return self.facts.get("definitions") or {}
-
-    @property
-    def metrics(self) -> dict[str, dict]:
-        """Key -> label, definition, higher_is_better, of the frame metrics that were scored."""
-        known = self.facts.get("metrics") or {}
-        return {
-            key: {"label": LABELS.get(key, key), "definition": self.definitions.get(key)}
-            | {"higher_is_better": key != "lpips"}
-            | known.get(key, {})
-            for key in self.facts.get("best_of_n", {})
-        }
-
-    def find(self, *path: str) -> object:
-        """The entry below these keys; None where one of them is absent."""
-        value: object = self.facts
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
-
-    def score(self, *path: str) -> Score | None:
-        """The entry's mean and half width, of {mean, interval95} or a number; None if it is absent or not finite."""
-        return _score(self.find(*path))
-
-
-def read_evaluations(folders: Sequence[Path]) -> list[Evaluated]:
-    """Names are the runs', with their folder where two are alike.
-
-    Raises:
-        FileNotFoundError: a folder without metrics.json.
-        ValueError: no folders, or a metrics.json that cannot be read or lacks what every evaluation has.
-    """
-    if not folders:
-        raise ValueError("there is no evaluation to report: name at least one folder with a metrics.json")
-    found = []
-    for folder in map(Path, folders):
-        path = folder / "metrics.json"
-        try:
-            facts = FACTS.validate_json(path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            raise FileNotFoundError(f"{path} is missing; evaluate the run first: python evaluate.py RUN") from None
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"][:4])) or "metrics.json"
-            raise ValueError(f"{path} cannot be read: {where}: {first['msg']}; evaluate the run again") from None
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read: {error}; evaluate the run again") from None
-        needed = {"test_set"} if "squared_error" in facts else {"protocol", "definitions", "results", "best_of_n"}
-        if missing := sorted((needed | {"test_set"}) - facts.keys()):
-            raise ValueError(f"{path} has no {', '.join(missing)}: evaluate the run again")
-        e = Evaluated(folder, facts, "")
-        name = Path(str(facts.get("run") or "")).name or e.find("predictions", "source") or folder.resolve().name
-        found.append(Evaluated(folder, facts, str(name)))
-    names = [e.name for e in found]
-    return [e if names.count(e.name) == 1 else Evaluated(e.folder, e.facts, f"{e.name} ({e.folder})") for e in found]
 
 
 def comparable(evaluated: Sequence[Evaluated]) -> list[list[Evaluated]]:
@@ -276,21 +102,47 @@ def cell_text(row: Row, column: Column) -> tuple[str, str]:
     return mean, "" if score[1] is None else number(score[1], column.digits)
 
 
+def table_text(table: Table) -> list[str]:
+    """For the terminal: blocks of columns, at most WIDTH wide, then what columns, rows and marks mean."""
+    lines, rest = [], table.columns
+    while rest:
+        sizes = range(len(rest), 1, -1)
+        n = next((n for n in sizes if max(map(len, _block(table, rest[:n]))) <= WIDTH), 1)
+        lines, rest = [*lines, *_block(table, rest[:n]), ""], rest[n:]
+    rows = [row for _, rows in table.sections for row in rows]
+    notes = [
+        f"{c.label.removesuffix(', best')}: {c.note}"
+        for c in table.columns
+        if c.note and not c.label.endswith(", mean")
+    ]
+    notes += [f"{', '.join(r.name for r in rows if r.note == note)}: {note}" for note in _unique(r.note for r in rows)]
+    notes += [title for title, _ in table.sections if title.startswith("Published")]
+    notes += [f"[{mark}] {MARKS[mark]}" for mark in _unique(r.mark for r in rows)]
+    return lines + [
+        line for note in [table.caption.replace("\u00b1", "+-"), *notes] for line in wrap(f"{note}.", WIDTH)
+    ]
+
+
+def _block(table: Table, columns: list[Column]) -> list[str]:
+    """These columns, with the rows that have something there; a rule between sections."""
+    lines: list = []
+    for _, rows in table.sections:
+        texts = [[row, *(" +- ".join(filter(None, cell_text(row, c))) for c in columns)] for row in rows]
+        kept = [[f"{row.name} [{row.mark}]" if row.mark else row.name, *cells] for row, *cells in texts if any(cells)]
+        lines += [SEPARATING_LINE, *kept] if lines and kept else kept
+    columns_as = dict(colalign=["left", *["right"] * len(columns)], maxcolwidths=[NAME_WIDTH, *[None] * len(columns)])
+    text = tabulate(lines, ["", *(c.label for c in columns)], "simple", disable_numparse=True, **columns_as)
+    return [line.rstrip() for line in text.replace("\u2212", "-").splitlines()]
+
+
+def _unique(texts: Iterable[str]) -> list[str]:
+    """In their order, without empty ones."""
+    return list(dict.fromkeys(filter(None, texts)))
+
+
 def number(value: object, digits: int = 2) -> str:
     """With thousands and a true minus sign; a dash for what is missing or not finite."""
     return f"{value:,.{digits}f}".replace("-", "\u2212") if finite(value) else "\u2013"
-
-
-def finite(value: object) -> bool:
-    """Whether it is a number, and no NaN or infinity."""
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _score(value: object) -> Score | None:
-    if isinstance(value, dict):
-        value = [value.get("mean"), value.get("interval95")]
-    mean, half_width = [*value, None][:2] if isinstance(value, list) else (value, None)
-    return (mean, half_width if finite(half_width) else None) if finite(mean) else None
 
 
 def _table(text: str, columns: list[Column], sections: dict[str, list[Row]]) -> Table:
@@ -311,9 +163,9 @@ def _mark_best(rows: list[Row], columns: list[Column]) -> list[Row]:
     return rows
 
 
-def _metric_column(key: str, metric: dict, kind: str = "") -> Column:
-    label, better = metric["label"] + (f", {kind}" if kind else ""), "higher" if metric["higher_is_better"] else "lower"
-    return Column(f"{key} {kind}".strip(), label, 2 if key == "psnr" else 4, better, metric["definition"] or "")
+def _metric_column(key: str, metric: Scored, kind: str = "") -> Column:
+    label, better = metric.label + (f", {kind}" if kind else ""), "higher" if metric.higher_is_better else "lower"
+    return Column(f"{key} {kind}".strip(), label, metric.digits, better, metric.definition)
 
 
 FVD = Column("fvd", "FVD", 1, "lower", "Fr\u00e9chet distance of I3D features of whole videos; lower is better")
@@ -325,7 +177,7 @@ def _published(e: Evaluated, kind: str = "") -> dict[str, list[Row]]:
     keys = {f"{key} {kind}".strip(): key for key in e.metrics}
     keys |= {"fvd": "fvd", "rate": "rate", "squared_error posterior mean": "squared_error"}
     rows = [
-        Row(row["name"], {k: _score(row.get(v)) for k, v in keys.items()}, row.get("note") or "", row["mark"])
+        Row(row["name"], {k: as_score(row.get(v)) for k, v in keys.items()}, row.get("note") or "", row["mark"])
         for row in e.facts.get("published") or []
     ]
     return {caption(of.get("name"), of.get("data")): rows}
@@ -339,14 +191,16 @@ def scores_table(e: Evaluated) -> Table:
 
     def rows(*methods: str) -> list[Row]:
         scores = {m: {key: e.score("results", m, key) for key in e.metrics} for m in methods}
-        counted = {m: n is not None and m.split()[-1] in ("best", "mean", "worst") for m in methods}
-        return [Row(f"{m} of {n}" if counted[m] else m, scores[m], NOTES.get(m, "")) for m in methods]
+        sampled = {m: n is not None and m.split()[-1] in ("best", "mean", "worst") for m in methods}
+        return [Row(f"{m} of {n}" if sampled[m] else m, scores[m], notes.get(m, "")) for m in methods]
 
+    by = e.metrics.get(e.definitions.get("best_by"))
+    notes = NOTES | {"best": NOTES["best"] + (f", by {by.name}" if by else ", for each metric by itself")}
     fvd = {"fvd": e.score("frechet", "FVD", "distance")}
-    drawn = (e.find("frechet", "FVD", "n_fake") or 1) // (e.find("frechet", "FVD", "n_real") or 1)
+    futures = (e.find("frechet", "FVD", "n_fake") or 1) // (e.find("frechet", "FVD", "n_real") or 1)
     each = ("one future each", "the first future of each video")
-    if drawn > 1:
-        each = (f"{drawn} futures each", f"the first {drawn} futures of each video")
+    if futures > 1:
+        each = (f"{futures} futures each", f"the first {futures} futures of each video")
     sections = {
         "Predicted": [*rows("best", "mean", "worst"), Row(each[0], fvd, each[1])],
         "Not a prediction": rows("posterior"),
@@ -410,9 +264,7 @@ def compared(group: Sequence[Evaluated]) -> Table:
         "The true simulator, the ceiling": other("simulator", "oracle best", "oracle mean"),
         "Without a model": [row for name in BASELINES for row in other(name, name, name)],
     }
-    text = "Mean over the test set \u00b1 95 % interval" + (
-        "; bold: the best run of a column" if len(group) > 1 else ""
-    )
+    text = "Mean over the test set, \u00b1 95 % interval"
     return _table(text, columns, sections | _published(first, "best"))
 
 
@@ -435,3 +287,38 @@ def flat(settings: object, prefix: str = "") -> dict[str, object]:
     if not isinstance(settings, dict):
         return {prefix: settings}
     return {k: v for key, part in settings.items() for k, v in flat(part, f"{prefix}.{key}".lstrip(".")).items()}
+
+
+def evaluation_text(e: Evaluated) -> list[str]:
+    """One evaluation for the terminal: its table, and what the table does not hold."""
+    lines = [*wrap(title_of([e]), WIDTH), "", *table_text(scores_table(e)), ""]
+    if e.definitions.get("norm") not in (None, "eval mode"):
+        lines += wrap(f"norm layers: {e.definitions['norm']}.", WIDTH)
+    for key in e.facts:
+        if key.startswith("diversity") and (score := e.score(key)):
+            text = " +- ".join(number(part, 5) for part in score if part is not None)
+            lines.append(f"{key.replace('_', ', ')}: {text}, {e.find(key, 'definition')}.")
+    for kind in ("prediction", "posterior"):
+        if ratio := e.score("calibration", kind, "ratio"):
+            inside = e.find("calibration", kind, "coverage") or {}
+            shares = [
+                f"{100 * as_score(share)[0]:.0f} % of pixels in the central {100 * float(level):.0f} %"
+                for level, share in inside.items()
+            ]
+            lines.append(f"calibration, {kind}: squared residual / sigma^2 {ratio[0]:.3g}; {', '.join(shares)}.")
+    for name, d in (e.facts.get("frechet") or {}).items():
+        futures = d["n_fake"] // d["n_real"]
+        floor = "" if d["floor"] is None else f"; real against real, half as many: {d['floor']:.1f}"
+        each = f"{futures} future{'s' if futures > 1 else ''} of each video"
+        lines.append(f"{name}: {d['distance']:.1f} ({d['definition']}; {each}{floor})")
+        lines += [f"  {d['warning']}"] if d["warning"] else []
+    return [*lines, *e.facts["left_out"], "test set: {name}, SHA-256 {sha256}".format(**e.facts["test_set"])]
+
+
+def comparison_table(folders: Sequence[Path]) -> list[str]:
+    """Evaluations in several folders, side by side for the terminal; raises as `read_evaluations` does."""
+    groups = comparable(read_evaluations(folders))
+    lines = [*wrap(APART, WIDTH), ""] if len(groups) > 1 else []
+    for group in groups:
+        lines += [*wrap(title_of(group), WIDTH), "", *table_text(compared(group)), ""]
+    return lines[:-1]

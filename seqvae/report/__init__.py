@@ -1,0 +1,1 @@
+"""Evaluations as tables, plots and pages. Reads what evaluation has measured, and measures nothing."""
