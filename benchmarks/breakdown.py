@@ -12,7 +12,7 @@ the test videos tell:
 
 "best" is the sample with the best mean over all future frames, chosen for each metric by itself, in the horizon rows
 too. Each number is a mean over the group's videos, +- the half width of its 95 % interval. With --oracle the futures of
-the true simulator (`datasets.oracle`) are scored as well: how far a perfect model would get in that group.
+the true simulator (`datasets.digits.oracle`) are scored as well: how far a perfect model would get in that group.
 """
 
 import argparse
@@ -21,12 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets.moving_mnist import SimulatedDigits
-from datasets.oracle import oracle_futures
 from numpy import ndarray
 from tabulate import tabulate
 
-from datasets import bouncing, load_dataset
+from datasets import load_dataset
+from datasets.digits import bouncing
+from datasets.digits.moving_mnist import SimulatedDigits
+from datasets.digits.oracle import oracle_futures
 from seqvae.evaluation.predictions import ModelPredictions
 from seqvae.evaluation.scores import Scorer, score
 from seqvae.metrics.best_of_n import BestOfN, over_videos, plus_minus
