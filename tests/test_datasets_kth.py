@@ -344,7 +344,7 @@ def test_a_preset_trains_and_is_evaluated_under_srvps_protocol(converted, tmp_pa
     assert evaluate.main([str(tmp_path), "--n-samples", "2", "--n-videos", "2", "--lpips", "off"]) == 0
     out = capsys.readouterr().out
     assert "srvp-2020 (2 of 100 samples, 2 of 1000 videos)" in out and "SLAMP-Baseline [S]" in out
-    assert "10 frames seen, 30 predicted" in out
+    assert "10 frames observed, 30 predicted" in out
 
 
 @pytest.mark.parametrize("preset", ["kth-sigma", "kth-geco"])

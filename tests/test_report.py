@@ -160,7 +160,7 @@ def test_the_table_holds_the_numbers_of_metrics_json_with_their_intervals(tmp_pa
 
 def test_the_headline_says_how_the_model_stands_beside_baselines_and_simulator(tmp_path):
     text = re.sub(r"\s+", " ", report(tmp_path, evaluation(tmp_path / "a", facts())).text)
-    assert "Shown 2 frames of a video, the model draws the next 6: 5 futures for each of 4 test videos" in text
+    assert "Shown 2 frames of a video, the model predicts the next 6: 5 futures for each of 4 test videos" in text
     assert "A typical future scores 18.25 dB in PSNR: 2.75 dB better than the average of the observed frames" in text
     assert "and 5.50 dB better than black frames" in text
     assert "The best of 5 scores 20.50 dB: 3.00 dB worse than the true simulator, the ceiling (23.50 dB)" in text
@@ -220,7 +220,7 @@ def test_every_picture_and_chart_says_what_is_seen_and_is_inside_the_page(tmp_pa
     assert len(pictures) == 5  # the grid, and an animation and a strip for each of two videos
     for attrs in pictures:
         assert attrs["src"].startswith(("data:image/gif;base64,", "data:image/png;base64,"))
-        assert "frames 0 to 1 are seen" in attrs["alt"] and "2 to 7 predicted" in attrs["alt"]
+        assert "frames 0 to 1 are observed" in attrs["alt"] and "2 to 7 predicted" in attrs["alt"]
         assert int(attrs["width"]) > 0 and int(attrs["height"]) > 0
     stills = page.having("source")
     assert len(stills) == 3 and all("prefers-reduced-motion" in attrs["media"] for attrs in stills)

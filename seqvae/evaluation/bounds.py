@@ -1,6 +1,7 @@
-"""Bounds and latents of a trained model on test videos, with the true frames at hand: what pictures cannot show.
+"""Bounds and latent statistics of a trained model on test videos, given the true frames.
 
-Shapes: K importance samples, V videos, F drawn frames (1..T-1 of a video, or the image itself), Z latents. Units: nats.
+Shapes: K importance samples, V videos, F predicted frames (1..T-1 of a video, or the image itself), Z latents.
+Units:  nats.
 """
 
 from dataclasses import dataclass
@@ -76,23 +77,23 @@ def measure_bounds(
         n_importance: K.
         dequantise: add uniform noise to the frames that are scored, as the model was trained.
     """
-    n_drawn = clips[0].shape[0] - (n_past > 0)
+    n_predicted = clips[0].shape[0] - (n_past > 0)
     parts: dict[str, list[Tensor]] = {}
     mine = own_videos(n_videos)
     for first in tqdm(mine[::batch_size], unit="batch", desc="bounds", disable=None):
         videos = range(first, min(first + batch_size, mine.stop))
         video, uniform = as_float(torch.stack([clips[i] for i in videos]), device), None
-        mask = torch.ones(n_drawn, dtype=torch.float64, device=video.device)
+        mask = torch.ones(n_predicted, dtype=torch.float64, device=video.device)
         if dequantise:
-            shape = video[:, -n_drawn:].shape[1:]
+            shape = video[:, -n_predicted:].shape[1:]
             draws = [np.random.default_rng([seed, POSTERIOR_KEY, v]).random(shape, dtype=np.float32) for v in videos]
             uniform = torch.from_numpy(np.stack(draws)).to(video.device)
         width = max(1, model.likelihood.param_channels // 16)
-        at_once = max(1, FRAMES_AT_ONCE // (len(videos) * n_drawn * width))
+        at_once = max(1, FRAMES_AT_ONCE // (len(videos) * n_predicted * width))
         chunks: dict[str, list[Tensor]] = {name: [] for name in SAMPLED}
         for start in range(0, n_importance, at_once):
             samples = range(POSTERIOR_KEY + start, POSTERIOR_KEY + min(start + at_once, n_importance))
-            noise = keyed_noise(seed, videos, samples, n_drawn, model.z_dim).to(video.device)
+            noise = keyed_noise(seed, videos, samples, n_predicted, model.z_dim).to(video.device)
             out, terms = batch_terms(model, video, noise, mask, uniform=uniform, n_past=n_past)
             dims, offset = terms.dims, terms.bits_offset
             for name in chunks:
@@ -121,8 +122,8 @@ def summarise(bounds: Bounds, n_past: int) -> dict[str, object]:
     """Numbers for metrics.json; nats per video, each with the half width of its 95 % interval over videos.
 
     `elbo_all` bounds log p(x_1..T-1 | x_0). `elbo_future` counts the frames after the context alone: it bounds the
-    density of what `rollout` draws, latents of the context from the posterior, and not log p(future | context); the
-    difference of two bounds would be no bound. For images (n_past 0) there is `elbo_all` alone.
+    density of what `rollout` samples, with latents of the context from the posterior, and not log p(future | context);
+    the difference of two bounds would be no bound. For images (n_past 0) there is `elbo_all` alone.
     """
     # Where the frames that count start among frames 1..T-1.
     parts = {"all": 0} if n_past == 0 else {"all": 0, "future": n_past - 1}

@@ -1,4 +1,4 @@
-"""Which protocol a run is scored under, and on which test set."""
+"""Choose the protocol and the test set for a run."""
 
 import dataclasses
 
@@ -75,7 +75,7 @@ def test_set_of(protocol: Protocol, data: DataConfig) -> dict[str, object]:
 
 
 def _test_seq_protocol(data: DataConfig, n_samples: int, n_videos: int) -> Protocol:
-    """As many frames seen as the run sees, and all the rest of the file's 20 predicted."""
+    """The run's number of observed frames; all the rest of the 20 frames are predicted."""
     if data.name not in ("digits", "moving_mnist") or data.image_size != 64 or data.n_past >= TEST_SEQ_FRAMES:
         raise ValueError(
             f"--test-set {TEST_SEQ} holds 64-px Moving MNIST of {TEST_SEQ_FRAMES} frames, and this run was trained on "

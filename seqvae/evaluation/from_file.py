@@ -1,4 +1,4 @@
-"""What a file of predictions may be scored under, and whether it holds the videos it should."""
+"""Protocols that fit a file of predictions, and the check that it holds the right videos."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from seqvae.metrics.protocols import Protocol, find_protocol, own_protocol
 
 
 def measured_before(saved: SavedPredictions, name: str, plan: Plan) -> dict[str, object]:
-    """Bounds of the same videos that the model's evaluation left in the file; ValueError if they are none."""
+    """Bounds that the model's evaluation stored for the same videos; ValueError if they are malformed."""
     kept = saved.facts.get("protocols", {}).get(name, {})
     if "bounds" not in kept:
         return {}
@@ -30,7 +30,7 @@ def measured_before(saved: SavedPredictions, name: str, plan: Plan) -> dict[str,
 
 
 def protocol_of_file(saved: SavedPredictions, name: str) -> Protocol:
-    """ValueError where the file's frames are not what the protocol counts."""
+    """The protocol `name` for a file; ValueError if its frames do not fit."""
     made_for, data = saved.facts.get("protocols", {}).get(name, {}), saved.facts.get("data")
     if name == "own":
         test_set = saved.facts.get("test_set", {}).get("name", "unnamed videos")
@@ -42,7 +42,7 @@ def protocol_of_file(saved: SavedPredictions, name: str) -> Protocol:
     protocol = find_protocol(name, data)
     if saved.n_past != protocol.n_past or saved.n_future < protocol.n_future:
         raise ValueError(
-            f"{saved.path} has {saved.n_past} frames seen and {saved.n_future} predicted, and {name} counts "
+            f"{saved.path} has {saved.n_past} observed frames and {saved.n_future} predicted ones, and {name} counts "
             f"{protocol.n_past} and {protocol.n_future}; use --protocol own"
         )
     return dataclasses.replace(
@@ -53,7 +53,7 @@ def protocol_of_file(saved: SavedPredictions, name: str) -> Protocol:
 def test_set_of_file(
     saved: SavedPredictions, protocol: Protocol, n_videos: int, data_root: Path | None, load: Callable[..., Dataset]
 ) -> tuple[Dataset | None, list[str]]:
-    """The test set that the file's truth is compared with, where it can be made here; else a sentence that says so.
+    """Compare the file's truth with the protocol's test set, if that can be made here; else a sentence says so.
 
     Args:
         data_root: of the data; None: where the run had them.

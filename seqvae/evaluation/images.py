@@ -1,4 +1,4 @@
-"""Single images: squared errors of reconstructions, and pictures of them and of the prior's samples."""
+"""Evaluate models of single images: squared errors, and pictures of reconstructions and samples."""
 
 import csv
 import hashlib
@@ -27,7 +27,7 @@ PRIOR_ROWS = 3
 
 @dataclass
 class Errors:
-    """What measuring leaves behind."""
+    """Errors and pictures of the test images."""
 
     squared: dict[str, np.ndarray]  # way of choosing z -> (V,) squared error summed over pixels in [0, 1]
     pictures: dict[str, np.ndarray]  # label -> (SHOWN, C, H, W) in [0, 1]
@@ -39,7 +39,7 @@ class Errors:
 def measure(
     model: VideoModel, clips: Dataset, n_images: int, batch_size: int, seed: int, device: torch.device
 ) -> Errors:
-    """Reconstructs with the posterior's mean and with a sample of it, and draws images from the prior."""
+    """Reconstruct from the posterior's mean and from a sample of it, and sample images from the prior."""
     squared: dict[str, list[np.ndarray]] = {"posterior mean": [], "posterior sample": []}
     digest, kept = hashlib.sha256(), {}
     for first in range(0, n_images, batch_size):
@@ -50,15 +50,15 @@ def measure(
         noise = keyed_noise(seed, images, [POSTERIOR_KEY], 1, model.z_dim)[0].to(device)
         kept.setdefault("truth", []).append(video[: SHOWN - first, 0] if first < SHOWN else video[:0, 0])
         for method, eps in (("posterior mean", torch.zeros_like(noise)), ("posterior sample", noise)):
-            drawn = model.reconstruct(video, eps)
-            squared[method].append((drawn - video).square().sum((1, 2, 3, 4)).cpu().numpy())
-            kept.setdefault(method, []).append(drawn[: SHOWN - first, 0] if first < SHOWN else drawn[:0, 0])
+            output = model.reconstruct(video, eps)
+            squared[method].append((output - video).square().sum((1, 2, 3, 4)).cpu().numpy())
+            kept.setdefault(method, []).append(output[: SHOWN - first, 0] if first < SHOWN else output[:0, 0])
     pictures = {label: torch.cat(parts) for label, parts in kept.items()}
     n_shown = len(pictures["truth"])
     noise = keyed_noise(seed, [0], range(PRIOR_ROWS * n_shown), 1, model.z_dim).to(device)
     samples = model.rollout(video[:1, :0], 1, noise)[:, 0, 0]  # (PRIOR_ROWS * n_shown, C, H, W), after no frame
-    for i, drawn in enumerate(samples.split(n_shown)):
-        pictures[f"prior {i + 1}"] = drawn
+    for i, row in enumerate(samples.split(n_shown)):
+        pictures[f"prior {i + 1}"] = row
     return Errors(
         {method: np.concatenate(parts) for method, parts in squared.items()},
         {label: frames.cpu().numpy() for label, frames in pictures.items()},

@@ -1,4 +1,4 @@
-"""From predictions and a list of protocols to files, pictures and text."""
+"""Score predictions under a list of protocols and write files, pictures and text."""
 
 import contextlib
 import functools
@@ -26,7 +26,7 @@ load_i3d, load_r3d18 = functools.cache(i3d), functools.cache(r3d18)  # once for 
 
 @dataclass
 class Plan:
-    """One protocol on one set of predictions: what is counted, by which metrics, and where it goes."""
+    """One protocol on one set of predictions: how much of it, its metrics, and the folder of the results."""
 
     protocol: Protocol
     n_samples: int
@@ -39,7 +39,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """To print: the protocol, and which part of it."""
+        """The protocol and which part of it, to print."""
         return label(self.protocol, self.n_samples, self.n_videos)
 
 
@@ -55,7 +55,7 @@ def make_plan(
     use_r3d18: bool,
     device: torch.device,
 ) -> Plan:
-    """Loads the networks that metrics need; what is missing becomes a sentence with the remedy.
+    """Load the networks that metrics need; whatever is missing becomes a sentence with the remedy.
 
     Raises:
         ValueError: more samples or videos than the protocol has, weights that cannot be read, or a larger evaluation
@@ -94,7 +94,7 @@ def make_plan(
 
 
 def facts_before(out: Path) -> dict[str, object]:
-    """What the evaluation in `out` says of itself; empty where there is none that can be read."""
+    """Facts of an earlier evaluation in `out`, which is not to be replaced by a smaller one; empty if there is none."""
     try:
         facts = json.loads((out / "metrics.json").read_text())
         return facts | {name: int(facts[name]) for name in ("n_samples", "n_videos")}
@@ -114,12 +114,12 @@ def execute(
     formats: Sequence[str] = ("gif",),
     scale: int | None = None,
 ) -> list[str]:
-    """Scores one set of predictions under every plan, in one pass; process 0 writes and draws.
+    """Score one set of predictions under every plan, in one pass; process 0 writes the results.
 
     Args:
         facts: JSON values for metrics.json and for the file: what made the predictions.
         save: keep the predictions in this file.
-        formats, scale: of moving pictures.
+        formats, scale: of animations.
 
     Returns:
         Lines for the terminal.

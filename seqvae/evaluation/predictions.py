@@ -17,12 +17,12 @@ from seqvae.gaussian import keyed_noise
 from seqvae.models import VideoModel
 from seqvae.training.trainer import as_float
 
-POSTERIOR_KEY = 2**32  # number of the first posterior sample, so that its noise is none of the predictions'
+POSTERIOR_KEY = 2**32  # number of the first posterior sample: a separate random stream, so predictions are unaffected
 ROLLOUT_ROWS = 256  # samples x videos predicted at once: bounds the memory, changes no number
 
 
 class BadPredictions(ValueError):
-    """Frames that cannot be scored: a model's that are not finite, a file's that are damaged."""
+    """Frames that cannot be scored: not finite, or from a damaged file."""
 
 
 class Predictions(ABC):
@@ -48,7 +48,7 @@ class Predictions(ABC):
 
     @abstractmethod
     def posterior(self, videos: range) -> tuple[Tensor, Tensor | None] | None:
-        """(B, F, C, H, W) uint8, the model's reconstruction of the frames to predict, and sigma; None if not known."""
+        """(B, F, C, H, W) uint8, the model's reconstruction of the future frames, and sigma; None if unknown."""
 
     def chunks(self, n_videos: int) -> list[range]:
         """All samples in portions, see `sample_chunks`."""

@@ -1,4 +1,4 @@
-"""Scores of predictions under one or several protocols, video by video: no frames are held but those that are shown.
+"""Score predictions under one or several protocols, video by video; only the frames that are shown are kept.
 
 Letters: N samples, V videos, B of them at once, T frames in all, F predicted ones.
 """
@@ -35,7 +35,7 @@ class Shown(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """How the truth lies to what the decoder says of its own error; (V, F) each.
+    """Errors compared with the decoder's own sigma; (V, F) each.
 
     ratio: squared residual / sigma^2, mean over pixels and samples; 1 where sigma is right, above it where the decoder
         is too sure. coverage: share of pixels inside the central interval of the mixture of all samples' Gaussians, by
@@ -47,7 +47,7 @@ class Calibration(NamedTuple):
 
 
 class Scorer:
-    """One protocol's view of predictions, which may hold more samples, videos and frames than it counts."""
+    """Scores under one protocol. The predictions may have more samples, videos and frames than it uses."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class Scorer:
         return {name: metric.score(frames, target) for name, metric in self.metrics.items()}
 
     def gather(self, predictions: Predictions, batch_size: int) -> None:
-        """Joins what several processes have scored, each a range of videos, in the videos' order."""
+        """Join the scores of several processes, each of a range of videos, in the order of the videos."""
         lists = (self.shown, self._diversity, self._calibration, self._others)
         mine = own_videos(predictions.n_videos)
         mine = slice(min(mine.start, self.n_videos), min(mine.stop, self.n_videos))
@@ -191,7 +191,7 @@ class Scorer:
     def _hash(self, truth: Tensor) -> None:
         self._digest.update(array(truth).tobytes())
 
-    # ---- what is left behind
+    # ---- results
 
     @property
     def content_hash(self) -> str:
@@ -235,7 +235,7 @@ class Scorer:
 
 
 class _Residuals:
-    """Sums over the samples of a batch of videos that `Calibration` is made of."""
+    """Running sums over samples for `Calibration`."""
 
     def __init__(self, target: Tensor) -> None:
         self.target, self.count, self.ratio, self.below = target, 0, 0.0, 0.0
@@ -279,7 +279,7 @@ def score(
     oracle: Oracle | None = None,
     writer: Writer | None = None,
 ) -> None:
-    """Feeds all predictions to the scorers, and to the writer of a file, in one pass.
+    """Feed all predictions to the scorers, and to the writer of a file, in one pass.
 
     Several processes score a range of the videos each, and then all have all scores.
 

@@ -86,12 +86,12 @@ def headline(e: Evaluated) -> list[str]:
     facts, d, n = e.facts, e.definitions, e.facts.get("n_samples")
     if e.images:
         error, rate = e.score("squared_error", "posterior mean"), e.score("bounds", "rate_nats_per_frame")
-        text = f"{facts.get('n_images', 'Some')} test images of {e.find('test_set', 'name')}, coded and redrawn."
+        text = f"{facts.get('n_images', 'Some')} test images of {e.find('test_set', 'name')}, coded and reconstructed."
         code = f" A code of {number(rate[0])} nats holds what it needs." if rate else ""
-        return [text, f"A redrawn image has a summed squared error of {number(error[0])}.{code}"] if error else [text]
+        return [text, f"A reconstruction has a summed squared error of {number(error[0])}.{code}"] if error else [text]
     futures = "one future" if n == 1 else f"{n} futures" if n else "futures"
     lines = [
-        f"Shown {d.get('n_past')} frames of a video, the model draws the next {d.get('n_future')}: {futures} for "
+        f"Shown {d.get('n_past')} frames of a video, the model predicts the next {d.get('n_future')}: {futures} for "
         f"each of {facts.get('n_videos', 'the')} test videos of {e.find('test_set', 'name')}."
     ]
     for i, key in enumerate(e.metrics):
@@ -148,10 +148,10 @@ def leader(table: Table) -> list[str]:
 def _pictures(e: Evaluated) -> dict[str, object]:
     """The grid, and an animation and a strip per shown video, inlined, with what is seen on them."""
     past, n = e.definitions.get("n_past", 0), e.facts.get("n_samples")
-    panels = ["the truth", *(["the posterior's redrawing"] if e.find("results", "posterior") else [])]
+    panels = ["the truth", *(["the posterior's reconstruction"] if e.find("results", "posterior") else [])]
     panels += (["the best future"] if n and n > 1 else []) + ["single futures"]
     seen = (
-        f"{', '.join(panels)}; frames 0 to {past - 1} are seen (green border), "
+        f"{', '.join(panels)}; frames 0 to {past - 1} are observed (green border), "
         f"{past} to {past + e.definitions.get('n_future', 0) - 1} predicted (red border; grey: to compare with)."
     )
     stems = {p.stem for kind in ("gifs", "strips") for p in (e.folder / kind).glob("video_*.*")}
@@ -167,7 +167,9 @@ def _pictures(e: Evaluated) -> dict[str, object]:
     if main := _animation(e.folder / "gifs", "grid"):
         main["alt"] = f"Animation of {e.name}: a test video per row, side by side: {seen}"
     elif main := _picture(e.folder / "images.png"):
-        main["alt"] = f"{e.name}: rows of test images, their redrawings from the posterior, and images from the prior."
+        main["alt"] = (
+            f"{e.name}: rows of test images, their reconstructions from the posterior, and images from the prior."
+        )
     return {"main": main, "videos": videos}
 
 

@@ -67,7 +67,7 @@ def title_of(group: Sequence[Evaluated]) -> str:
         return f"{facts['test_set'].get('name')}: {facts.get('n_images', 'some')} test images"
     return (
         f"{facts['protocol']} on {facts['test_set'].get('name')}: {facts.get('n_videos', 'some')} videos, "
-        f"{d.get('n_past')} frames seen, {d.get('n_future')} predicted"
+        f"{d.get('n_past')} frames observed, {d.get('n_future')} predicted"
     )
 
 
