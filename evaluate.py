@@ -34,6 +34,7 @@ from datasets.moving_mnist import SimulatedDigits
 from datasets.oracle import oracle_futures
 from seqvae import distributed
 from seqvae.config import RunConfig, read_config, to_json
+from seqvae.device import choose_device
 from seqvae.evaluation import bounds, images
 from seqvae.evaluation.choose import choose_protocol, test_set_of
 from seqvae.evaluation.from_file import measured_before, protocol_of_file, test_set_of_file
@@ -48,7 +49,6 @@ from seqvae.metrics import published
 from seqvae.metrics.protocols import Protocol
 from seqvae.models import VideoModel
 from seqvae.provenance import provenance
-from seqvae.training.trainer import choose_device
 from seqvae.weights import find_run, load_model, results_folder
 
 MAX_SCALE = 32  # screen pixels per pixel: 64 px are 2048 then

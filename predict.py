@@ -20,12 +20,12 @@ import torch
 import tyro
 
 from datasets.video_folder import read_video
+from seqvae.device import as_float
 from seqvae.evaluation.predictions import POSTERIOR_KEY, BadPredictions
 from seqvae.gaussian import keyed_noise
 from seqvae.memory import check_memory, is_out_of_memory, keep_memory
 from seqvae.metrics.frame import without_tf32
 from seqvae.run import Run, load_run
-from seqvae.training.trainer import as_float
 from seqvae.visualize import Panel, whole_file, write_animation, write_strip
 from seqvae.weights import results_folder
 

@@ -27,8 +27,9 @@ from datasets import dataset_options, load_dataset
 from datasets.on_device import BatchMaker, device_batches
 from seqvae import distributed
 from seqvae.config import RunConfig, build_model, differences, read_config, to_json
+from seqvae.device import choose_device, resolve_amp
 from seqvae.memory import check_memory, is_out_of_memory, keep_memory
-from seqvae.objectives import Geco, build_objective
+from seqvae.objectives import build_objective
 from seqvae.presets import PRESETS
 from seqvae.provenance import provenance
 from seqvae.training import checkpoint
@@ -36,7 +37,7 @@ from seqvae.training.checkpoint import write_atomically
 from seqvae.training.lock import RunLock
 from seqvae.training.logger import LoggingFailed
 from seqvae.training.loop import TrainingFailed, run
-from seqvae.training.trainer import Trainer, choose_device, resolve_amp
+from seqvae.training.state import TrainState
 from seqvae.weights import find_run, read_state
 
 UNFINISHED = 75  # exit code after SIGTERM: sysexits.h's "temporary failure, try again"
@@ -138,8 +139,8 @@ def parse(argv: list[str]) -> RunConfig:
     return dataclasses.replace(resolved, run_dir=cfg.run_dir or f"runs/{preset}")
 
 
-def prepare(cfg: RunConfig, device: torch.device) -> tuple[Trainer, Dataset, Dataset]:
-    """Trainer, at the run folder's last checkpoint if it has one, and training and validation clips; writes nothing."""
+def prepare(cfg: RunConfig, device: torch.device) -> tuple[TrainState, Dataset, Dataset]:
+    """State, from the run folder's last checkpoint if it has one, and training and validation clips; writes nothing."""
     data = cfg.data
     distributed.on_main(lambda: check_run_dir(cfg))
     check_sizes(cfg)
@@ -147,21 +148,16 @@ def prepare(cfg: RunConfig, device: torch.device) -> tuple[Trainer, Dataset, Dat
         lambda: [load_dataset(split=split, **data.arguments()) for split in ("train", "valid")]
     )
     trainer = build_trainer(cfg, train_clips.channels, device)
-    state, note = distributed.on_main(lambda: saved_state(Path(cfg.run_dir)))
-    if state is not None:
-        distributed.on_all(lambda: trainer.load(state))
+    saved, note = distributed.on_main(lambda: saved_state(Path(cfg.run_dir)))
+    if saved is not None:
+        distributed.on_all(lambda: trainer.load_state_dict(saved))
         if note:
             distributed.on_main(lambda: checkpoint.set_aside_damaged(Path(cfg.run_dir) / "checkpoints"))
         distributed.say(note or f"resuming {cfg.run_dir} from step {trainer.step}")
     elif cfg.init_from is not None:
         init_from(trainer, Path(cfg.init_from))
-    if "geco" in cfg.objective.name:
-        objective, dims = cfg.objective, train_clips.channels * data.image_size**2
-        squared = objective.tolerance**2
-        distributed.say(
-            f"{objective.name}: tolerance {objective.tolerance} RMSE per pixel, squared {squared:.3g}, "
-            f"summed over {dims} pixels {dims * squared:.4g}; calibrated lambda there {1 / (2 * squared):.4g}"
-        )
+    if text := trainer.objective.introduction(train_clips.channels * data.image_size**2):
+        distributed.say(f"{cfg.objective.name}: {text}")
     return trainer, train_clips, valid_clips
 
 
@@ -223,7 +219,7 @@ def saved_state(run_dir: Path) -> tuple[dict | None, str | None]:
     return state, note
 
 
-def build_trainer(cfg: RunConfig, channels: int, device: torch.device) -> Trainer:
+def build_trainer(cfg: RunConfig, channels: int, device: torch.device) -> TrainState:
     """Freshly initialised."""
     model = build_model(cfg, channels)
     objective = build_objective(
@@ -232,10 +228,10 @@ def build_trainer(cfg: RunConfig, channels: int, device: torch.device) -> Traine
         dims=channels * cfg.data.image_size**2,
         sigma=cfg.likelihood.sigma or 1.0,
     )
-    return Trainer(cfg, model, objective, device)
+    return TrainState(cfg, model, objective, device)
 
 
-def init_from(trainer: Trainer, other: Path) -> None:
+def init_from(trainer: TrainState, other: Path) -> None:
     """Takes the weights of run folder `other`, averaged ones where it has them, all but the likelihood's."""
 
     def read() -> dict:
@@ -298,12 +294,10 @@ def dry_run(cfg: RunConfig) -> None:
     print(f"run folder     {cfg.run_dir}")
 
 
-def ending(trainer: Trainer) -> list[str]:
+def ending(trainer: TrainState) -> list[str]:
     """The verdict, in words."""
-    objective = trainer.objective
-    if isinstance(objective, Geco):
-        return [f"{trainer.cfg.objective.name}: {objective.summary()}"]
-    return []
+    summary = trainer.objective.summary()
+    return [f"{trainer.cfg.objective.name}: {summary}"] if summary else []
 
 
 def failed(cfg: RunConfig, reason: str) -> int:

@@ -13,15 +13,21 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing
+from torch import nn
 from torch.testing import assert_close
 
 import train
 from seqvae import distributed
-from seqvae.config import ComputeConfig, DataConfig, LikelihoodConfig, ObjectiveConfig, RunConfig
+from seqvae.config import ComputeConfig, DataConfig, LikelihoodConfig, ObjectiveConfig, RunConfig, build_model
+from seqvae.likelihoods.base import Densities
+from seqvae.likelihoods.gaussian import OneSigma, gaussian_log_prob
 from seqvae.models import ImageConfig
+from seqvae.objectives import Elbo
 from seqvae.training.logger import read_metrics
 from seqvae.training.loop import StepSampler
-from seqvae.training.trainer import Trainer
+from seqvae.training.state import TrainState
+from seqvae.training.step import train_step
+from seqvae.training.terms import batch_terms
 from tests.test_train_cli import TINY as FLAGS
 from tests.test_train_cli import assert_bitwise_equal, final, flat, wait_for
 from tests.test_training import TINY, change, combinations
@@ -47,6 +53,7 @@ def cases() -> dict[str, RunConfig]:
         "optimal-sigma-soft-clip": case(ObjectiveConfig(), LikelihoodConfig(soft_clip=True)),
         "iwae": case(ObjectiveConfig(name="iwae", n_importance=2), LikelihoodConfig(name="shared-sigma")),
         "geco-iwae": case(ObjectiveConfig(name="geco-iwae", n_importance=2, tolerance=0.1), gaussian),
+        "batch-scale": GROUP,
         "free-bits": case(ObjectiveConfig(free_bits=1e-4, kl_warmup=5), LikelihoodConfig(name="bernoulli")),
     }
     clipped = change(change(found["geco"], "optim", ema=0.5), "optim", grad_clip=1.0)
@@ -59,14 +66,14 @@ def cases() -> dict[str, RunConfig]:
 def trained(name: str, cfg: RunConfig) -> dict:
     """State and numbers after some steps of this process's part of the batch."""
     torch.manual_seed(1)
-    trainer, log = build_trainer(cfg, 1, CPU), []
+    trainer, log = with_batch_scale(cfg) if name == "batch-scale" else build_trainer(cfg, 1, CPU), []
     for step in range(STEPS):
         video = torch.rand(5, 4, 1, 32, 32, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
         if name == "a-step-of-nan" and step == BROKEN_STEP:
             video[4, 2, 0, 5, 5] = torch.nan  # the last clip, which process 1 has
-        numbers = trainer.train_step(video[distributed.shard(5)])
+        numbers = train_step(trainer, video[distributed.shard(5)])
         log.append({key: value.tolist() for key, value in numbers.items()})
-    return {"state": trainer.state(), "status": trainer.status(), "log": log}
+    return {"state": trainer.state_dict(), "status": trainer.status(), "log": log}
 
 
 def one_of_two(rank: int, port: int, folder: Path) -> None:
@@ -128,7 +135,7 @@ def test_two_processes_with_unequal_shares_train_as_one(name, two_processes, flo
 # ---- several passes per step
 
 
-def with_passes(cfg: RunConfig, k: int) -> Trainer:
+def with_passes(cfg: RunConfig, k: int) -> TrainState:
     cfg = change(change(cfg, "model", norm="group"), "optim", accumulate=k, batch_size=5)
     return build_trainer(cfg, 1, CPU)
 
@@ -150,24 +157,54 @@ def test_a_step_in_several_passes_is_the_step_of_one(cfg, float64):
     whole, parts = with_passes(cfg, 1), with_passes(cfg, 3)
     for step in range(2):
         video = torch.rand(5, 4, 1, 32, 32, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
-        assert_close(*(trainer.train_step(video) for trainer in (parts, whole)), rtol=1e-9, atol=1e-9)
+        assert_close(*(train_step(trainer, video) for trainer in (parts, whole)), rtol=1e-9, atol=1e-9)
         for (name, one), other in zip(parts.model.named_parameters(), whole.model.parameters()):
             assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-9, msg=lambda text: f"{name}: {text}")  # noqa: B023
-    assert_close(*(flat(trainer.state()) for trainer in (parts, whole)), rtol=1e-6, atol=1e-8)
+    assert_close(*(flat(trainer.state_dict()) for trainer in (parts, whole)), rtol=1e-6, atol=1e-8)
 
 
 def test_batch_norms_running_statistics_move_once_for_each_pass():
-    for objective in ("elbo-optimal-sigma", "elbo-gaussian"):  # two passes over the batch, and one
-        cfg = {param.id: param.values[0] for param in combinations()}[objective]
-        trainer = build_trainer(change(cfg, "optim", accumulate=3), 1, CPU)
-        trainer.train_step(torch.rand(3, 4, 1, 32, 32))
-        assert trainer.model.encoder.levels[0][1].num_batches_tracked == 3
+    trainer = build_trainer(change(TINY, "optim", accumulate=3), 1, CPU)
+    train_step(trainer, torch.rand(3, 4, 1, 32, 32))
+    assert trainer.model.encoder.levels[0][1].num_batches_tracked == 3
+
+
+class BatchScale(OneSigma):
+    """A likelihood of no registry, with a parameter, whose every frame is scored by the batch's largest error."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def variance(self) -> torch.Tensor:
+        return (2 * self.log_scale.double()).exp()
+
+    def densities(self, statistics, dims, mask=None) -> Densities:
+        variance = self.variance() * (statistics["sse"] * mask).max() / dims
+        log_px = gaussian_log_prob(statistics["sse"], dims, variance)
+        return Densities(log_px, log_px)
+
+
+def with_batch_scale(cfg: RunConfig) -> TrainState:
+    """A run of `cfg` with a likelihood that the training code has never heard of."""
+    model = build_model(cfg, 1)
+    model.likelihood = BatchScale(1)
+    return TrainState(cfg, model, Elbo(1.0), CPU)
+
+
+def test_a_new_likelihood_that_looks_at_the_batch_is_right_in_several_passes(float64):
+    whole, parts = (with_batch_scale(change(GROUP, "optim", accumulate=k)) for k in (1, 3))
+    video = torch.rand(5, 4, 1, 32, 32, dtype=torch.float64)
+    assert_close(*(train_step(trainer, video) for trainer in (parts, whole)), rtol=1e-9, atol=1e-9)
+    for one, other in zip(parts.model.parameters(), whole.model.parameters()):
+        assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-9)
+    assert parts.model.likelihood.log_scale.grad.abs() > 1
 
 
 # ---- activations computed again
 
 
-def kept_bytes(trainer: Trainer, video: torch.Tensor) -> int:
+def kept_bytes(trainer: TrainState, video: torch.Tensor) -> int:
     kept = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -175,7 +212,7 @@ def kept_bytes(trainer: Trainer, video: torch.Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        trainer.terms(trainer.model, video, torch.zeros(1, 3, 3, 3), torch.Generator())
+        batch_terms(trainer.model, video, torch.zeros(1, 3, 3, 3), trainer.mask)
     return sum(kept.values())
 
 
@@ -187,8 +224,8 @@ def test_activations_computed_again_give_the_same_step_and_take_less_memory(netw
     again = build_trainer(change(cfg, "compute", checkpoint_activations=True), 1, CPU)
     for step in range(2):
         video = torch.rand(3, 4, 1, 32, 32, generator=torch.Generator().manual_seed(step))
-        assert_close(*(trainer.train_step(video) for trainer in (again, plain)), rtol=0, atol=0)
-    assert_bitwise_equal(plain.state(), again.state())  # running statistics and their counts too
+        assert_close(*(train_step(trainer, video) for trainer in (again, plain)), rtol=0, atol=0)
+    assert_bitwise_equal(plain.state_dict(), again.state_dict())  # running statistics and their counts too
     assert kept_bytes(again, video) < 0.5 * kept_bytes(plain, video)
 
 
@@ -198,8 +235,8 @@ def test_activations_are_computed_again_for_images_and_in_several_passes():
     cfg = change(dataclasses.replace(TINY, data=data, model=model), "optim", accumulate=2, batch_size=4)
     plain, again = (build_trainer(change(cfg, "compute", checkpoint_activations=on), 1, CPU) for on in (False, True))
     video = torch.rand(4, 1, 1, 32, 32)
-    assert_close(*(trainer.train_step(video) for trainer in (again, plain)), rtol=0, atol=0)
-    assert_bitwise_equal(plain.state(), again.state())
+    assert_close(*(train_step(trainer, video) for trainer in (again, plain)), rtol=0, atol=0)
+    assert_bitwise_equal(plain.state_dict(), again.state_dict())
     with pytest.raises(ValueError, match="needs 2 images in every pass.*--optim.batch-size 4 or more"):
         build_trainer(change(cfg, "optim", batch_size=3), 1, CPU)
 

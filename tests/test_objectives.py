@@ -622,7 +622,7 @@ def test_lambda_follows_the_error_of_held_out_clips_once_it_is_known():
             objective(terms(torch.full((1, 1), 0.1**2, dtype=torch.float64)))
             objective.after_step()
             if rmse is not None:
-                objective.steer(rmse)
+                objective.steer({"valid/constraint_rmse": rmse})
         moved.append(objective.rule.integral.item())
     assert moved[0] == moved[1] == moved[2] == 0 < moved[3]
 

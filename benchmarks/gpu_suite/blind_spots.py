@@ -19,10 +19,11 @@ from benchmarks.gpu_suite.correctness import all_combinations, clips_of, in_fold
 from benchmarks.gpu_suite.record import Cases, Numbers, Setting, Skip, at_most
 from datasets import load_dataset
 from datasets.on_device import device_batches
+from seqvae.device import as_float
 from seqvae.models import FAMILIES
 from seqvae.training.logger import read_metrics
 from seqvae.training.loop import batches
-from seqvae.training.trainer import as_float
+from seqvae.training.step import train_step
 from tests.families import small
 from tests.test_distributed import free_port
 from tests.test_train_cli import GECO as TINY_RUN
@@ -48,10 +49,10 @@ def no_waiting(setting: Setting, family: str) -> Numbers:
         compute = dataclasses.replace(cfg.compute, amp="bf16", compile="off")
         trainer = train.build_trainer(dataclasses.replace(cfg, compute=compute), 1, setting.device)
         video = as_float(clips_of(cfg), setting.device)
-        trainer.train_step(video)  # libraries wait when they are first used
+        train_step(trainer, video)  # libraries wait when they are first used
         try:
             with refuse_to_wait(setting):
-                trainer.train_step(video)
+                train_step(trainer, video)
         except RuntimeError as error:
             waits[name] = str(error).splitlines()[0]
     text = {"text": "\n".join(f"{name}: {error}" for name, error in waits.items())} if waits else {}
@@ -99,7 +100,7 @@ def sync_batch_norm(setting: Setting, folder: Path) -> Numbers:
             if convert:
                 trainer.model = nn.SyncBatchNorm.convert_sync_batchnorm(trainer.model)
             video = as_float(clips_of(cfg), setting.device)
-            shape = (trainer.n_importance, len(video), trainer.n_drawn, trainer.model.z_dim)
+            shape = (trainer.n_importance, len(video), trainer.n_predicted, trainer.model.z_dim)
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(setting.device)
             loss_of(trainer, video, noise).backward()
             gradients = [weight.grad.double().flatten() for weight in trainer.model.parameters()]

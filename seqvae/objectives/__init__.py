@@ -1,4 +1,4 @@
-"""What training minimises, by name: `build_objective(cfg)`."""
+"""Training objectives and their settings: `build_objective(cfg)`."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from pydantic import ConfigDict
 
-from seqvae.objectives.base import Numbers, Terms, bits_per_dim, iwae_bound, masked_mean, sum_frames
+from seqvae.objectives.base import Numbers, Objective, Terms, bits_per_dim, iwae_bound, masked_mean, sum_frames
 from seqvae.objectives.elbo import Elbo, Iwae
 from seqvae.objectives.geco import AdaptiveRule, Geco, GecoIwae, PaperRule
 
@@ -17,6 +17,7 @@ __all__ = [
     "GecoIwae",
     "Iwae",
     "Numbers",
+    "Objective",
     "Terms",
     "bits_per_dim",
     "iwae_bound",
@@ -138,10 +139,9 @@ def beta_from_svg(svg_beta: float, dims: int, sigma: float = 1.0) -> float:
     return svg_beta * dims / (2 * sigma**2)
 
 
-def build_objective(
-    cfg: ObjectiveConfig, *, n_frames: int, dims: int, sigma: float = 1.0
-) -> Elbo | Iwae | Geco | GecoIwae:
-    """
+def build_objective(cfg: ObjectiveConfig, *, n_frames: int, dims: int, sigma: float = 1.0) -> Objective:
+    """The objective that cfg describes.
+
     Args:
         cfg: checked settings.
         n_frames: F, predicted frames of a training clip.

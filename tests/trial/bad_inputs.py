@@ -21,6 +21,7 @@ from seqvae.config import RunConfig
 from seqvae.evaluation.prediction_file import SavedPredictions
 from seqvae.evaluation.report import comparison_table, write_report
 from seqvae.training import checkpoint
+from seqvae.training.step import train_step
 from tests.test_predictions import STORED_ELSEWHERE, foreign
 from tests.test_report import facts, images
 from tests.test_train_cli import GECO
@@ -131,7 +132,7 @@ def checkpoints(home: Path) -> Iterator[Case]:
 
         def read() -> None:
             state, _ = checkpoint.load_latest(folder / "checkpoints")
-            build_trainer(TINY, 1, CPU).load(state)
+            build_trainer(TINY, 1, CPU).load_state_dict(state)
 
         code = refused(read)
         return 97 if (folder / "run").exists() or code == 0 else code
@@ -145,8 +146,8 @@ def checkpoints(home: Path) -> Iterator[Case]:
 
     def state() -> dict:
         trainer = build_trainer(TINY, 1, CPU)
-        trainer.train_step(video())
-        return trainer.state()
+        train_step(trainer, video())
+        return trainer.state_dict()
 
     for name, change in FOREIGN.items():
         yield f"checkpoint: {name}", lambda f, c=change: resume(f, lambda p: torch.save(c(state()), p))

@@ -19,6 +19,7 @@ from seqvae.evaluation.predictions import BadPredictions
 from seqvae.evaluation.report import comparison_table, write_report
 from seqvae.training import checkpoint
 from seqvae.training.logger import read_metrics
+from seqvae.training.step import train_step
 from tests.test_datasets_bair import make_videos, write_records
 from tests.test_datasets_images import write_jpeg_copy
 from tests.test_datasets_video_folder import movie, smooth_movie, write, write_folder, write_movie
@@ -58,8 +59,8 @@ def find_records(path: Path) -> None:
 def seeds(folder: Path) -> dict[str, Reader]:
     """Writes a whole file of each kind into the folder; returns the readers by name."""
     trainer = build_trainer(TINY, 1, CPU)
-    trainer.train_step(video())
-    checkpoint.save(folder, trainer.state(), best=False)
+    train_step(trainer, video())
+    checkpoint.save(folder, trainer.state_dict(), best=False)
     (folder / "config.json").write_text(json.dumps({"config": to_json(TINY.resolved())}))
     (folder / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.5, "x": [1, null]}\n' * 5)
     (folder / "metrics.json").write_text(json.dumps(facts()))
@@ -86,7 +87,7 @@ def seeds(folder: Path) -> dict[str, Reader]:
         load_dataset("video_folder", path.parent, "train", seq_len=4, image_size=16)[0]
 
     readers: dict[str, Reader] = {
-        "last.pt": lambda path: build_trainer(TINY, 1, CPU).load(checkpoint.load(path)),
+        "last.pt": lambda path: build_trainer(TINY, 1, CPU).load_state_dict(checkpoint.load(path)),
         "config.json": lambda path: read_config(path.parent),
         "metrics.jsonl": read_metrics,
         "metrics.json": report_of,
