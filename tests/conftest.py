@@ -21,3 +21,20 @@ def mnist_root() -> Path:
     if not (MNIST / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
         pytest.skip(f"no MNIST in {MNIST}; set SEQVAE_DATA to a folder that holds MNIST/raw")
     return MNIST
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Run folder of a tiny model, whose samples differ from one another as a trained model's do."""
+    import train  # slow, and few modules need it
+    from tests.helpers import GECO_FLAGS
+
+    folder = tmp_path_factory.mktemp("runs") / "geco"
+    assert train.main([*GECO_FLAGS, "--data.n-future", "8", "--run-dir", str(folder)]) == 0
+    for path in (folder / "checkpoints").glob("*.pt"):
+        state = torch.load(path, weights_only=True)
+        for name, weight in state["model"].items():
+            if weight.ndim > 1:
+                weight.mul_(2 if "lstm" in name else 12)
+        torch.save(state, path)
+    return folder

@@ -9,9 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from datasets import LOADERS, dataset_options, load_dataset
-from tests.test_datasets_bair import write_arrays
-from tests.test_datasets_images import write_jpeg_copy
-from tests.test_datasets_video_folder import write_folder
+from tests.data_files import write_bair_arrays, write_folder, write_jpeg_copy
 
 STILL = ("mnist", "cifar10")
 MADE_ON_THE_FLY = ("digits", "moving_mnist")
@@ -38,7 +36,7 @@ def test_every_dataset_gives_uint8_clips(name, mnist_root, tmp_path):
     if name == "cifar10":
         root, options = write_jpeg_copy(tmp_path, n_test=80), {"source": "jpeg"}
     if name == "bair":
-        root = write_arrays(tmp_path, n_test=70)
+        root = write_bair_arrays(tmp_path, n_test=70)
     if name == "mnist_test_seq":
         root = write_test_seq(tmp_path, n=70)
     if name == "video_folder":

@@ -25,6 +25,7 @@ from tfrecord.writer import TFRecordWriter
 from torch.utils.data import DataLoader, Subset
 
 from datasets import convert_bair, load_dataset
+from tests.data_files import bair_noise, make_bair, write_bair_arrays, write_bair_records
 
 REPOSITORY = Path(__file__).parent.parent
 PUBLISHED = convert_bair.N_PUBLISHED  # as it is before the tests put COUNTS in its place
@@ -35,51 +36,14 @@ ARRAYS = [f"bair_{split}{what}.npy" for split in COUNTS for what in ("", "_actio
 DAMAGED = "traj_512_to_513.tfrecords"
 
 
-def noise(n, seed=0):
-    """(N, 30, 64, 64, 3) uint8."""
-    return np.random.default_rng(seed).integers(256, size=(n, 30, 64, 64, 3), dtype=np.uint8)
-
-
-def make_videos(n, seed):
-    """What n records hold, and arrays of the published shapes."""
-    rng = np.random.default_rng([seed, 1])
-    return {
-        "aux1": noise(n, seed),
-        "main": noise(n, seed + 1000),
-        "actions": rng.normal(size=(n, 30, 4)).astype(np.float32),
-        "positions": rng.normal(size=(n, 30, 3)).astype(np.float32),
-    }
-
-
-def write_records(path, videos, change=lambda record: record):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = TFRecordWriter(str(path))
-    for aux1, main, actions, positions in zip(*videos.values(), strict=True):
-        record = {}
-        for i in range(30):
-            record[f"{i}/image_aux1/encoded"] = (aux1[i].tobytes(), "byte")
-            record[f"{i}/image_main/encoded"] = (main[i].tobytes(), "byte")
-            record[f"{i}/action"] = (actions[i], "float")
-            record[f"{i}/endeffector_pos"] = (positions[i], "float")
-        writer.write(change(record))
-    writer.close()
-
-
-def write_arrays(root, n_train=40, n_test=3):
-    """The reader's input, noise; returns root."""
-    for split, n in (("train", n_train), ("test", n_test)):
-        np.save(root / f"bair_{split}.npy", noise(n, seed=n))
-    return root
-
-
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """Folder of softmotion30_44k, and by split what it holds."""
     root, content = tmp_path_factory.mktemp("made"), {}
     for split, ranges in RANGES.items():
-        files = [make_videos(last - first + 1, seed=first) for first, last in ranges]
+        files = [make_bair(last - first + 1, seed=first) for first, last in ranges]
         for (first, last), videos in zip(ranges, files, strict=True):
-            write_records(root / "softmotion30_44k" / split / f"traj_{first}_to_{last}.tfrecords", videos)
+            write_bair_records(root / "softmotion30_44k" / split / f"traj_{first}_to_{last}.tfrecords", videos)
         content[split] = {key: np.concatenate([videos[key] for videos in files]) for key in files[0]}
     return root, content
 
@@ -186,7 +150,7 @@ def changed(key, value):
             return {key: feature for key, feature in record.items() if feature is not None}
 
         path.unlink()
-        write_records(path, make_videos(2, seed=512), change)
+        write_bair_records(path, make_bair(2, seed=512), change)
 
     return damage
 
@@ -479,19 +443,19 @@ def test_the_reader_shows_what_was_converted(made, tmp_path):
 
 
 def test_train_and_valid_share_no_video_and_together_are_all(tmp_path):
-    write_arrays(tmp_path)
+    write_bair_arrays(tmp_path)
     train, valid, test = (load(tmp_path, split) for split in ("train", "valid", "test"))
     assert (len(train), len(valid), len(test)) == (2**24, 2, 3)
     assert sorted({cut(train, i)[0] for i in range(500)} | {cut(valid, i)[0] for i in range(2)}) == list(range(40))
     assert {cut(valid, i) for i in range(2)} == {(38, 0, False), (39, 0, False)}
     for index in range(2):
-        assert valid[index].equal(as_clip(noise(40, seed=40)[38 + index, :12]))
-        assert test[index].equal(as_clip(noise(3, seed=3)[index, :12]))
+        assert valid[index].equal(as_clip(bair_noise(40, seed=40)[38 + index, :12]))
+        assert test[index].equal(as_clip(bair_noise(3, seed=3)[index, :12]))
     assert valid.content_hash(2) == load(tmp_path, "valid", seed=1, flip=True).content_hash(2)
 
 
 def test_training_clips_start_at_every_frame_equally_often_and_at_another_in_the_next_pass(tmp_path):
-    train, videos = load(write_arrays(tmp_path)), noise(40, seed=40)
+    train, videos = load(write_bair_arrays(tmp_path)), bair_noise(40, seed=40)
     starts = train.cuts(range(38 * 100))[1]
     counts = np.bincount(starts, minlength=19)
     assert len(counts) == 19 and (np.abs(counts - 200) < 5 * np.sqrt(200)).all()
@@ -503,7 +467,7 @@ def test_training_clips_start_at_every_frame_equally_often_and_at_another_in_the
 
 
 def test_a_clip_depends_on_seed_split_and_index_alone(tmp_path):
-    train = load(write_arrays(tmp_path))
+    train = load(write_bair_arrays(tmp_path))
     indices = [5, 0, 400_000, 5]
     for index, clip in zip(indices, train.__getitems__(indices), strict=True):
         assert clip.equal(load(tmp_path)[index])
@@ -511,7 +475,7 @@ def test_a_clip_depends_on_seed_split_and_index_alone(tmp_path):
 
 
 def test_flips_mirror_about_half_of_the_training_clips_and_move_no_start(tmp_path):
-    plain, flipped = load(write_arrays(tmp_path)), load(tmp_path, flip=True)
+    plain, flipped = load(write_bair_arrays(tmp_path)), load(tmp_path, flip=True)
     cuts = [(cut(plain, index), cut(flipped, index)) for index in range(400)]
     assert all(a[:2] == b[:2] and not a[2] for a, b in cuts)
     assert 160 < sum(b[2] for _, b in cuts) < 240
@@ -522,7 +486,7 @@ def test_flips_mirror_about_half_of_the_training_clips_and_move_no_start(tmp_pat
 
 
 def test_loader_workers_give_the_same_clips_and_open_the_videos_themselves(tmp_path):
-    dataset = load(write_arrays(tmp_path), flip=True)
+    dataset = load(write_bair_arrays(tmp_path), flip=True)
     expected = torch.stack(dataset.__getitems__(range(30)))
     pickled = pickle.dumps(dataset)
     assert len(pickled) < 1000
@@ -534,8 +498,8 @@ def test_loader_workers_give_the_same_clips_and_open_the_videos_themselves(tmp_p
 
 
 def test_svgs_png_folders_give_the_same_clips_as_the_array(tmp_path):
-    write_arrays(tmp_path, n_train=20, n_test=1)
-    videos = noise(20, seed=20)
+    write_bair_arrays(tmp_path, n_train=20, n_test=1)
+    videos = bair_noise(20, seed=20)
     trajectories = [("traj_256_to_266", range(11)), ("traj_1024_to_1032.tfrecords", range(11, 20))]
     for name, numbers in trajectories:  # SVG counts the videos of a file from 1
         for k, number in enumerate(numbers, 1):
@@ -579,15 +543,15 @@ def test_a_damaged_state_of_a_conversion_is_one_line(made, tmp_path, content, ca
         (lambda path: os.mkfifo(path), "is missing, or not a file"),
         (lambda path: path.write_bytes(b""), "magic"),
         (lambda path: path.write_bytes(HTML), "magic"),
-        (lambda path: np.savez(path.with_suffix(""), noise(2)) or path.with_suffix(".npz").rename(path), "magic"),
-        (lambda path: np.save(path, np.asfortranarray(noise(2))), "Fortran order"),
+        (lambda path: np.savez(path.with_suffix(""), bair_noise(2)) or path.with_suffix(".npz").rename(path), "magic"),
+        (lambda path: np.save(path, np.asfortranarray(bair_noise(2))), "Fortran order"),
         (lambda path: np.save(path, np.array([{}]), allow_pickle=True), "Python objects"),
         (
-            lambda path: np.save(path, noise(2)[:, :20]),
+            lambda path: np.save(path, bair_noise(2)[:, :20]),
             r"\(2, 20, 64, 64, 3\) uint8, expected \(N, 30, 64, 64, 3\) uint8",
         ),
-        (lambda path: np.save(path, noise(2) > 0), "bool, expected"),
-        (lambda path: np.save(path, noise(2)) or os.truncate(path, 9999), "ValueError"),
+        (lambda path: np.save(path, bair_noise(2) > 0), "bool, expected"),
+        (lambda path: np.save(path, bair_noise(2)) or os.truncate(path, 9999), "ValueError"),
     ],
 )
 def test_missing_or_damaged_arrays_are_one_line_with_the_command(tmp_path, write, message):
@@ -612,7 +576,7 @@ def test_missing_or_damaged_arrays_are_one_line_with_the_command(tmp_path, write
     ],
 )
 def test_bad_settings_are_refused_by_name_in_one_line(tmp_path, options, message):
-    write_arrays(tmp_path, n_train=1, n_test=1)
+    write_bair_arrays(tmp_path, n_train=1, n_test=1)
     with pytest.raises(ValueError, match=message) as error:
         load(**{"root": tmp_path} | options)
     assert "\n" not in str(error.value)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,9 +27,7 @@ from seqvae.training.loop import StepSampler
 from seqvae.training.state import TrainState
 from seqvae.training.step import train_step
 from seqvae.training.terms import batch_terms
-from tests.test_train_cli import TINY as FLAGS
-from tests.test_train_cli import assert_bitwise_equal, final, flat, wait_for
-from tests.test_training import TINY, change, combinations
+from tests.helpers import TINY, TINY_FLAGS, assert_bitwise_equal, change, combinations, final, flat, free_port, wait_for
 from train import UNFINISHED, build_trainer
 
 ROOT = Path(__file__).parent.parent
@@ -88,12 +85,6 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
 def join(rank: int, port: int) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     distributed.start(cuda=False, timeout=60)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +258,7 @@ def test_processes_share_the_clips_of_a_step_whatever_their_number(monkeypatch):
 def test_half_a_launch_is_one_message(variables, words, monkeypatch, capsys, tmp_path):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert train.main(["demo-svg", *FLAGS, "--run-dir", str(tmp_path)]) == 2
+    assert train.main(["demo-svg", *TINY_FLAGS, "--run-dir", str(tmp_path)]) == 2
     err = capsys.readouterr().err
     assert words in err and "torchrun" in err and err.count("\n") == 1
 
@@ -297,7 +288,7 @@ def test_what_processes_cannot_do_names_the_remedy(change_cfg, words, monkeypatc
 
 def test_clips_made_on_the_device_are_those_of_the_host(tmp_path, capsys):
     for where in ("host", "device"):
-        assert train.main(["demo-svg", *FLAGS, "--run-dir", str(tmp_path / where), "--compute.data", where]) == 0
+        assert train.main(["demo-svg", *TINY_FLAGS, "--run-dir", str(tmp_path / where), "--compute.data", where]) == 0
     assert_bitwise_equal(*(final(tmp_path / where) for where in ("host", "device")))
     assert 0 < read_metrics(tmp_path / "device" / "metrics.jsonl")[0]["train/data_wait"] < 1
     cfg = change(RunConfig(), "compute", data="device")
@@ -315,7 +306,7 @@ def start_two(folder: Path, *flags: str) -> list[subprocess.Popen]:
     launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     processes = []
     for rank in range(2):
-        command = [sys.executable, "train.py", "demo-svg", *FLAGS, "--model.norm", "group", *flags]
+        command = [sys.executable, "train.py", "demo-svg", *TINY_FLAGS, "--model.norm", "group", *flags]
         command += ["--run-dir", str(folder / str(rank)), "--compute.timeout", "30"]
         env = os.environ | launch | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -348,7 +339,7 @@ def test_a_killed_process_ends_the_others_a_signal_to_one_stops_all_and_one_proc
     assert not (tmp_path / "1").exists(), "process 0 alone writes"
 
     # One process goes on where two stopped; all steps by one process come to the same, up to rounding.
-    command = ["demo-svg", *FLAGS, "--model.norm", "group", *rule]
+    command = ["demo-svg", *TINY_FLAGS, "--model.norm", "group", *rule]
     command += ["--optim.steps", str(stopped + 2)]
     for name in ("0", "whole"):
         assert train.main([*command, "--run-dir", str(tmp_path / name)]) == 0
@@ -363,7 +354,7 @@ def test_a_killed_process_ends_the_others_a_signal_to_one_stops_all_and_one_proc
 
 def test_dry_run_under_torchrun_prints_once(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
-    command += ["demo-svg", *FLAGS, "--run-dir", str(tmp_path / "run"), "--dry-run"]
+    command += ["demo-svg", *TINY_FLAGS, "--run-dir", str(tmp_path / "run"), "--dry-run"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("weights        ") == 1 and not (tmp_path / "run").exists()
@@ -376,7 +367,7 @@ def test_a_process_that_never_comes_ends_the_wait_with_one_line(tmp_path, monkey
     for name, value in launch.items():
         monkeypatch.setenv(name, value)
     begin = time.monotonic()
-    assert train.main(["demo-svg", *FLAGS, "--compute.timeout", "1", "--run-dir", str(tmp_path / "run")]) == 1
+    assert train.main(["demo-svg", *TINY_FLAGS, "--compute.timeout", "1", "--run-dir", str(tmp_path / "run")]) == 1
     err = capsys.readouterr().err
     assert "process 0 of 2 has lost the others" in err and err.count("\n") == 1
     assert time.monotonic() - begin < 60 and not (tmp_path / "run").exists()

@@ -15,7 +15,7 @@ from seqvae.likelihoods import LIKELIHOODS
 from seqvae.models import FAMILIES, SVG, ModelConfig, Prediction
 from seqvae.training.step import train_step
 from tests.families import IMAGES, build, clips, noise, run_of, small, variants
-from tests.test_train_cli import assert_bitwise_equal
+from tests.helpers import assert_bitwise_equal
 from train import build_trainer
 
 CPU = torch.device("cpu")

@@ -21,7 +21,7 @@ from seqvae.training.loop import Interval
 from seqvae.training.state import TrainState
 from seqvae.training.step import train_step
 from tests.families import run_of, variants
-from tests.test_training import GECO, TINY, change, combinations
+from tests.helpers import GECO, TINY, change, combinations
 
 CUDA = torch.device("cuda", 0)
 OPTIONS = {

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from seqvae.plots import Curve, write_calibration, write_curves, write_scores_by_n
-from tests.test_visualize import rgb
+from tests.helpers import rgb
 
 
 @pytest.fixture

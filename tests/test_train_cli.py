@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,68 +15,28 @@ import train
 from seqvae.likelihoods import ANALYTIC, DISCRETE, LIKELIHOODS
 from seqvae.presets import PRESETS
 from seqvae.training.logger import read_metrics
-from tests.test_datasets_images import write_jpeg_copy
+from tests.data_files import write_jpeg_copy
+from tests.helpers import (
+    GECO_FLAGS,
+    SIGMA_FLAGS,
+    TIMES,
+    TINY_FLAGS,
+    assert_bitwise_equal,
+    final,
+    start,
+    wait_for,
+    without,
+)
 
-ROOT = Path(__file__).parent.parent
-TINY = [
-    *("--data.image-size", "32", "--data.n-past", "2", "--data.n-future", "3", "--data.digit-size", "12"),
-    *("--model.width", "4", "--model.g-dim", "8", "--model.rnn-size", "8", "--model.z-dim", "3"),
-    *("--optim.steps", "6", "--optim.batch-size", "3", "--optim.warmup", "0", "--compute.workers", "0"),
-    *("--run.log-every", "1", "--run.sample-every", "6", "--run.checkpoint-every", "3", "--run.n-valid", "4"),
-]
-GECO = ["demo-svg", *TINY]
-SIGMA = ["smmnist-sigma", "--data.name", "digits", *TINY]
 ELBO = ["--objective.tolerance=None", "--objective.name", "elbo"]
 GECO_IWAE = ["--objective.name", "geco-iwae", "--objective.n-importance", "2"]
-TIMES = ("train/frames_per_second", "train/data_wait")  # the numbers of a log that no two runs share
-RUNS = {"geco": GECO, "optimal-sigma": SIGMA}
-
-
-def without(flags: list[str], name: str) -> list[str]:
-    """The flags less one and its value."""
-    at = flags.index(name)
-    return flags[:at] + flags[at + 2 :]
-
-
-def start(*args: str, **options) -> subprocess.Popen:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "train.py", *args], cwd=ROOT, **pipes | options)
+RUNS = {"geco": GECO_FLAGS, "optimal-sigma": SIGMA_FLAGS}
 
 
 def run(*args: str, **options) -> subprocess.CompletedProcess:
     process = start(*args, **options)
     out, err = process.communicate(timeout=240)
     return subprocess.CompletedProcess(args, process.returncode, out, err)
-
-
-def final(run_dir: Path) -> dict:
-    return torch.load(run_dir / "checkpoints" / "last.pt", weights_only=True)
-
-
-def flat(tree: object, prefix: str = "") -> dict[str, object]:
-    if isinstance(tree, dict):
-        items = tree.items()
-    elif isinstance(tree, list):
-        items = enumerate(tree)
-    else:
-        return {prefix: tree}
-    return {name: leaf for key, value in items for name, leaf in flat(value, f"{prefix}/{key}").items()}
-
-
-def assert_bitwise_equal(a: dict, b: dict) -> None:
-    a, b = flat(a), flat(b)
-    assert a.keys() == b.keys() and any(isinstance(value, torch.Tensor) for value in a.values())
-    for name, value in a.items():
-        same = torch.equal(value, b[name]) if isinstance(value, torch.Tensor) else value == b[name]
-        assert same, f"{name} differs"
-
-
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -106,7 +64,7 @@ def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(name, tmp_path):
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends_cleanly(name, tmp_path):
-    command = [*GECO, "--run-dir", str(tmp_path), "--optim.steps", "100000", "--run.checkpoint-every", "100000"]
+    command = [*GECO_FLAGS, "--run-dir", str(tmp_path), "--optim.steps", "100000", "--run.checkpoint-every", "100000"]
     process = start(*command, "--compute.workers", "1", start_new_session=True)
     metrics = tmp_path / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and len(read_metrics(metrics)) > 2, process)
@@ -123,7 +81,7 @@ def test_a_kill_between_picture_and_checkpoint_loses_neither_and_means_start_ane
         raise KeyboardInterrupt
 
     # The paper's rule: the adaptive one follows the number of steps, as a cosine does.
-    command = [*GECO, "--run.log-every", "2", "--run.sample-every", "3", "--optim.schedule", "constant"]
+    command = [*GECO_FLAGS, "--run.log-every", "2", "--run.sample-every", "3", "--optim.schedule", "constant"]
     command += ["--objective.rule", "paper"]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert train.main([*command, "--run-dir", str(whole), "--optim.steps", "8"]) == 0
@@ -143,7 +101,7 @@ def test_a_kill_between_picture_and_checkpoint_loses_neither_and_means_start_ane
 
 
 def test_a_run_leaves_what_the_readme_says(tmp_path, capsys):
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 0
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.pt", "last.pt", "previous.pt"]
     with Image.open(tmp_path / "samples" / "step_0000006.gif") as gif:
         assert gif.n_frames == 5
@@ -157,15 +115,15 @@ def test_a_run_leaves_what_the_readme_says(tmp_path, capsys):
     }
     out = capsys.readouterr().out
     assert "squared 0.0049, summed over 1024 pixels 5.018; calibrated lambda there 102" in out
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 0
     assert "is finished at step 6; raise --optim.steps to go on" in capsys.readouterr().out
 
 
 def test_a_truncated_checkpoint_is_no_error(tmp_path, capsys):
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 0
     last = tmp_path / "checkpoints" / "last.pt"
     last.write_bytes(last.read_bytes()[:1000])
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 0
     assert "previous.pt, step 3" in capsys.readouterr().out
     assert final(tmp_path)["step"] == 6
     lines = read_metrics(tmp_path / "metrics.jsonl")
@@ -191,7 +149,7 @@ def test_a_truncated_checkpoint_is_no_error(tmp_path, capsys):
     ],
 )
 def test_options_train_resume_and_show(flags, tmp_path):
-    command = [*GECO, *flags, "--run-dir", str(tmp_path)]
+    command = [*GECO_FLAGS, *flags, "--run-dir", str(tmp_path)]
     assert train.main([*command, "--optim.steps", "3"]) == 0
     assert train.main(command) == 0
     assert final(tmp_path)["step"] == 6
@@ -201,7 +159,7 @@ def test_options_train_resume_and_show(flags, tmp_path):
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("smmnist")])
 def test_the_mnist_presets_train_on_real_digits(preset, tmp_path, mnist_root):
-    small = without(without(TINY, "--data.digit-size"), "--data.image-size")  # Moving MNIST has its own
+    small = without(without(TINY_FLAGS, "--data.digit-size"), "--data.image-size")  # Moving MNIST has its own
     if preset == "smmnist-deterministic":
         small = without(small, "--model.z-dim")
     if "transport" in preset:
@@ -243,7 +201,7 @@ def test_the_image_presets_train_resume_show_and_are_evaluated(preset, tmp_path,
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_every_decoder_trains_and_is_evaluated_in_bits_that_bound_the_bytes(name, tmp_path):
-    flags = [*SIGMA, "--likelihood.name", name, "--optim.steps", "2", "--run-dir", str(tmp_path)]
+    flags = [*SIGMA_FLAGS, "--likelihood.name", name, "--optim.steps", "2", "--run-dir", str(tmp_path)]
     if name not in DISCRETE:
         flags += ["--likelihood.dequantise", "True"]
     if name in ANALYTIC:
@@ -260,7 +218,7 @@ def test_every_decoder_trains_and_is_evaluated_in_bits_that_bound_the_bytes(name
 
 def test_wandb_offline_gets_scalars_and_gifs(tmp_path):
     quiet = os.environ | {"WANDB_SILENT": "true"}
-    result = run(*GECO, "--run-dir", str(tmp_path), "--wandb.mode", "offline", env=quiet)
+    result = run(*GECO_FLAGS, "--run-dir", str(tmp_path), "--wandb.mode", "offline", env=quiet)
     assert result.returncode == 0, result.stderr
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert list(folder.glob("run-*.wandb")) and list(folder.glob("files/media/videos/*.gif"))
@@ -276,14 +234,22 @@ def test_wandb_online_that_does_not_start_ends_with_the_reason_and_the_remedy(tm
         raise RuntimeError("no API key")
 
     monkeypatch.setattr(wandb, "init", no_key)
-    command = [*GECO, "--run-dir", str(tmp_path), "--wandb.mode", "online", "--wandb.project", "mine"]
+    command = [*GECO_FLAGS, "--run-dir", str(tmp_path), "--wandb.mode", "online", "--wandb.project", "mine"]
     assert train.main(command) == 1
     assert "wandb does not start (no API key); pass --wandb.mode offline or off" in capsys.readouterr().err
 
 
 def test_a_run_can_start_from_anothers_weights(tmp_path, capsys):
-    assert train.main([*GECO, "--run-dir", str(tmp_path / "a")]) == 0
-    command = [*SIGMA, "--run-dir", str(tmp_path / "b"), "--init-from", str(tmp_path / "a"), "--optim.lr", "1e-12"]
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path / "a")]) == 0
+    command = [
+        *SIGMA_FLAGS,
+        "--run-dir",
+        str(tmp_path / "b"),
+        "--init-from",
+        str(tmp_path / "a"),
+        "--optim.lr",
+        "1e-12",
+    ]
     assert train.main([*command, "--optim.steps", "1"]) == 0
     theirs, ours = final(tmp_path / "a")["model"], final(tmp_path / "b")["model"]
     torch.testing.assert_close(ours["decoder.levels.0.weight"], theirs["decoder.levels.0.weight"])
@@ -292,12 +258,12 @@ def test_a_run_can_start_from_anothers_weights(tmp_path, capsys):
     assert train.main(wider) == 2
     error = capsys.readouterr().err
     assert "there and" in error and "--model flags" in error and not (tmp_path / "c").exists()
-    assert train.main([*GECO, "--run-dir", str(tmp_path / "d"), "--init-from", str(tmp_path / "none")]) == 2
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path / "d"), "--init-from", str(tmp_path / "none")]) == 2
     assert "is no run folder and no name of pretrain" in capsys.readouterr().err
 
 
 def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
-    assert train.main([*GECO, "--run-dir", str(tmp_path / "a"), "--dry-run"]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path / "a"), "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert '"tolerance": 0.07' in out and "TFLOP per step" in out and not (tmp_path / "a").exists()
 
@@ -372,9 +338,9 @@ def test_missing_mnist_names_the_command_and_the_alternative(tmp_path, capsys, m
 
 
 def test_a_run_folder_of_other_settings_is_refused_with_both_values(tmp_path, capsys):
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert train.main([*GECO, "--run-dir", str(tmp_path), "--model.width", "8", "--optim.lr", "0.5"]) == 2
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path), "--model.width", "8", "--optim.lr", "0.5"]) == 2
     error = capsys.readouterr().err
     assert "model.width: 4 -> 8" in error and "optim.lr: 0.002 -> 0.5" in error
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -385,7 +351,7 @@ def test_a_run_folder_of_other_settings_is_refused_with_both_values(tmp_path, ca
 )
 def test_damaged_settings_are_one_line(content, tmp_path, capsys):
     (tmp_path / "config.json").write_bytes(content)
-    for command, arguments in ((train.main, [*GECO, "--run-dir"]), (evaluate.main, [])):
+    for command, arguments in ((train.main, [*GECO_FLAGS, "--run-dir"]), (evaluate.main, [])):
         assert command([*arguments, str(tmp_path)]) == 2
         error = capsys.readouterr().err
         assert "config.json is" in error and error.count(chr(10)) == 1
@@ -403,38 +369,38 @@ def test_damaged_settings_are_one_line(content, tmp_path, capsys):
     ],
 )
 def test_more_than_the_memory_holds_is_refused_with_the_estimate(flag, value, words, tmp_path, capsys):
-    assert train.main([*GECO, f"{flag}={value}", "--run-dir", str(tmp_path / "a")]) == 2
+    assert train.main([*GECO_FLAGS, f"{flag}={value}", "--run-dir", str(tmp_path / "a")]) == 2
     error = capsys.readouterr().err
     assert words in error and "GB of memory, and this machine has" in error and error.count(chr(10)) == 1
     assert not (tmp_path / "a").exists()
 
 
 def test_unreadable_checkpoints_and_no_cuda_are_refused(tmp_path, capsys):
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 0
     for name in ("last", "previous"):
         (tmp_path / "checkpoints" / f"{name}.pt").write_bytes(b"no")
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 2
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 2
     assert "there is no other" in capsys.readouterr().err
     if not torch.cuda.is_available():
-        assert train.main([*GECO, "--run-dir", str(tmp_path), "--compute.device", "cuda"]) == 2
+        assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path), "--compute.device", "cuda"]) == 2
         assert "pass --compute.device cpu" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="no /dev/full on this system")
 def test_a_full_disk_ends_the_run_with_the_reason(tmp_path, capsys, monkeypatch):
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 0
     real_open = Path.open
 
     def full(self, mode="r", *args, **kwargs):  # every new checkpoint lands on a device without space
         return real_open(Path("/dev/full") if self.name == "new.pt.partial" else self, mode, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", full)
-    assert train.main([*GECO, "--run-dir", str(tmp_path), "--optim.steps", "9"]) == 1
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path), "--optim.steps", "9"]) == 1
     error = capsys.readouterr().err
     assert "No space left on device" in error and "earlier checkpoints are whole" in error and error.count(chr(10)) == 1
     monkeypatch.undo()
     assert final(tmp_path)["step"] == 6
-    assert train.main([*GECO, "--run-dir", str(tmp_path), "--optim.steps", "9"]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path), "--optim.steps", "9"]) == 0
     assert final(tmp_path)["step"] == 9
 
 
@@ -450,7 +416,7 @@ def test_data_that_vanish_during_training_are_one_line_and_exit_code_2(tmp_path,
 
     monkeypatch.setattr(train, "load_dataset", lambda **_: Vanishing())
     for workers in ("0", "1"):
-        command = [*without(GECO, "--compute.workers"), "--compute.workers", workers]
+        command = [*without(GECO_FLAGS, "--compute.workers"), "--compute.workers", workers]
         assert train.main([*command, "--run-dir", str(tmp_path / workers)]) == 2
         error = capsys.readouterr().err
         assert "no usable frame in 3.png (it is empty); convert BAIR again" in error and error.count(chr(10)) == 1
@@ -460,11 +426,11 @@ def test_a_device_without_room_for_the_model_is_one_line(tmp_path, monkeypatch, 
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
-    assert train.main([*GECO, "--optim.steps", "1", "--run-dir", str(tmp_path / "a")]) == 0
+    assert train.main([*GECO_FLAGS, "--optim.steps", "1", "--run-dir", str(tmp_path / "a")]) == 0
     capsys.readouterr()
     monkeypatch.setattr(train, "prepare", full)
     monkeypatch.setattr(evaluate, "prepare", full)
-    assert train.main([*GECO, "--run-dir", str(tmp_path / "b")]) == 1
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path / "b")]) == 1
     assert evaluate.main([str(tmp_path / "a")]) == 1
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and all("no room for" in line and "cpu" in line for line in said)

@@ -15,12 +15,8 @@ from seqvae.config import (
     LikelihoodConfig,
     ObjectiveConfig,
     OptimConfig,
-    RunConfig,
-    RunSettings,
 )
-from seqvae.likelihoods import LIKELIHOODS
-from seqvae.models import ImageConfig, SvgConfig
-from seqvae.objectives import FIELDS_OF
+from seqvae.models import ImageConfig
 from seqvae.training import checkpoint
 from seqvae.training.checkpoint import (
     DamagedCheckpoint,
@@ -37,53 +33,13 @@ from seqvae.training.state import TrainState
 from seqvae.training.step import learning_rate, train_step
 from seqvae.training.terms import batch_terms, frame_statistics
 from seqvae.training.validation import note_validation, validate
+from tests.helpers import CPU, FOREIGN, GECO, TINY, change, combinations, video
 from train import build_trainer, init_from
-
-CPU = torch.device("cpu")
-TINY = RunConfig(
-    data=DataConfig(image_size=32, n_past=2, n_future=2, digit_size=12),
-    model=SvgConfig(width=4, g_dim=8, rnn_size=8, z_dim=3),
-    optim=OptimConfig(steps=6, batch_size=3, lr=1e-3),
-    run=RunSettings(log_every=1, sample_every=100, checkpoint_every=3, n_valid=4),
-)
-GECO = dataclasses.replace(
-    TINY, likelihood=LikelihoodConfig(name="gaussian"), objective=ObjectiveConfig(name="geco", tolerance=0.1)
-)
-
-
-def change(cfg: RunConfig, group: str, **values) -> RunConfig:
-    return dataclasses.replace(cfg, **{group: dataclasses.replace(getattr(cfg, group), **values)})
-
-
-def video(seed: int = 0) -> torch.Tensor:
-    return torch.rand(3, 4, 1, 32, 32, generator=torch.Generator().manual_seed(seed))
 
 
 def snapshot(trainer: TrainState) -> dict:
     state = {name: value for name, value in trainer.state_dict().items() if name not in ("step", "counters", "best")}
     return json.loads(json.dumps(state, default=lambda tensor: tensor.tolist()))
-
-
-def few_samples(objective: str) -> dict[str, int]:
-    return {"n_importance": 2} if "n_importance" in FIELDS_OF[objective] else {}
-
-
-def combinations() -> list[RunConfig]:
-    """Every objective with every likelihood that goes with it."""
-    found = []
-    for objective in FIELDS_OF:
-        for likelihood in LIKELIHOODS:
-            settings = {"tolerance": 0.1} if "geco" in objective else {}
-            try:
-                cfg = dataclasses.replace(
-                    TINY,
-                    likelihood=LikelihoodConfig(name=likelihood),
-                    objective=ObjectiveConfig(name=objective, **settings, **few_samples(objective)),
-                )
-            except ValueError:
-                continue
-            found.append(pytest.param(cfg, id=f"{objective}-{likelihood}"))
-    return found
 
 
 @pytest.mark.parametrize("cfg", combinations())
@@ -340,44 +296,6 @@ def test_one_flipped_bit_is_found_or_lies_where_nothing_is_stored(tmp_path):
         assert torch.equal(state.pop("model")["w"], whole["model"]["w"])
         assert state == {name: value for name, value in whole.items() if name != "model"}
     assert n_found > 50  # in so small a file most of the rest is padding
-
-
-def changed(state: dict, *path: str, to: object) -> dict:
-    """A copy of nested dicts with one entry replaced."""
-    return state | {path[0]: to if len(path) == 1 else changed(state[path[0]], *path[1:], to=to)}
-
-
-FOREIGN = {
-    "a list": lambda s: [1, 2],
-    "no step": lambda s: {name: value for name, value in s.items() if name != "step"},
-    "a step in words": lambda s: changed(s, "step", to="ten"),
-    "a negative step": lambda s: changed(s, "step", to=-5),
-    "an empty model": lambda s: changed(s, "model", to={}),
-    "a list as model": lambda s: changed(s, "model", to=[torch.zeros(3)]),
-    "a number as weight": lambda s: changed(s, "model", first(s), to=1.0),
-    "another shape": lambda s: changed(s, "model", first(s), to=torch.zeros(99)),
-    "another type": lambda s: changed(s, "model", first(s), to=s["model"][first(s)].long()),
-    "NaN in a weight": lambda s: changed(s, "model", first(s), to=s["model"][first(s)] * math.nan),
-    "a weight too many": lambda s: changed(s, "model", "extra", to=torch.zeros(1)),
-    "averages of none": lambda s: changed(s, "ema", to=s["model"]),
-    "no optimizer": lambda s: changed(s, "optimizer", to=None),
-    "an empty optimizer": lambda s: changed(s, "optimizer", "state", to={}),
-    "moments of other weights": lambda s: changed(s, "optimizer", "state", 0, "exp_avg", to=torch.zeros(2)),
-    "another beta": lambda s: changed(s, "optimizer", "param_groups", to=[g | {"betas": "x"} for g in groups(s)]),
-    "other groups": lambda s: changed(s, "optimizer", "param_groups", to=groups(s) * 2),
-    "best in words": lambda s: changed(s, "best", to="x"),
-    "best NaN": lambda s: changed(s, "best", to=math.nan),
-    "no counters": lambda s: {name: value for name, value in s.items() if name != "counters"},
-    "no objective": lambda s: changed(s, "objective", to=None),
-}
-
-
-def first(state: dict) -> str:
-    return next(iter(state["model"]))
-
-
-def groups(state: dict) -> list[dict]:
-    return state["optimizer"]["param_groups"]
 
 
 @pytest.mark.parametrize("name", FOREIGN)

@@ -25,9 +25,7 @@ from seqvae.training.logger import read_metrics
 from seqvae.training.loop import batches
 from seqvae.training.step import train_step
 from tests.families import small
-from tests.test_distributed import free_port
-from tests.test_train_cli import GECO as TINY_RUN
-from tests.test_training import TINY
+from tests.helpers import GECO_FLAGS, TINY, free_port
 
 PATIENCE = 60  # seconds for processes that should end by themselves
 
@@ -117,7 +115,7 @@ def sync_batch_norm(setting: Setting, folder: Path) -> Numbers:
 def start_two(setting: Setting, folder: Path, *flags: str) -> list[subprocess.Popen]:
     """train.py twice, as a launcher starts it; both use the one GPU."""
     launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "LOCAL_RANK": "0"}
-    command = [sys.executable, "-m", "benchmarks.gpu_suite.gloo", *TINY_RUN, f"--run-dir={folder / 'two'}"]
+    command = [sys.executable, "-m", "benchmarks.gpu_suite.gloo", *GECO_FLAGS, f"--run-dir={folder / 'two'}"]
     command += [f"--compute.device={setting.device.type}", "--compute.timeout=30", *flags]
     started = []
     for rank in range(2):
@@ -149,7 +147,7 @@ def two_processes(setting: Setting, folder: Path) -> Numbers:
         end(started)
     if codes != [0, 0]:
         return {"ok": False, "error": f"exit codes {codes}\n{logs(folder)}"}
-    flags = [*TINY_RUN, norm, f"--compute.device={setting.device.type}", f"--run-dir={folder / 'one'}"]
+    flags = [*GECO_FLAGS, norm, f"--compute.device={setting.device.type}", f"--run-dir={folder / 'one'}"]
     assert train.main(flags) == 0
     rmse = [
         torch.tensor(

@@ -27,9 +27,7 @@ from seqvae.training.state import TrainState
 from seqvae.training.step import train_step
 from seqvae.training.terms import batch_terms
 from tests.families import SMALL, run_of, small
-from tests.test_train_cli import GECO as TINY_RUN
-from tests.test_train_cli import SIGMA as TINY_SIGMA
-from tests.test_training import combinations
+from tests.helpers import GECO_FLAGS, SIGMA_FLAGS, combinations
 
 CPU = torch.device("cpu")
 PRESET_OF = {"svg": "smmnist-sigma", "transport": "smmnist-transport-sigma", "image": "mnist-sigma"}
@@ -169,7 +167,7 @@ def half_precision(setting: Setting, family: str) -> Numbers:
 
 def resume(setting: Setting, folder: Path) -> Numbers:
     """Six steps at once against three, a checkpoint and three more, and against another six: the noise of CUDA."""
-    common = [*TINY_SIGMA, "--compute.amp=off", "--compute.compile=off", f"--compute.device={setting.device.type}"]
+    common = [*SIGMA_FLAGS, "--compute.amp=off", "--compute.compile=off", f"--compute.device={setting.device.type}"]
     common.append("--optim.schedule=constant")  # a cosine would stretch with the number of steps
 
     def weights(name: str, *stops: int) -> Tensor:
@@ -196,7 +194,7 @@ def same_clips(setting: Setting, name: str, options: dict) -> Numbers:
 def same_scores(setting: Setting, folder: Path) -> Numbers:
     """A run evaluated on the CPU and on the device; then one file of predictions, scored on both."""
     run_dir = folder / "run"
-    assert train.main([*TINY_RUN, "--compute.device=cpu", f"--run-dir={run_dir}"]) == 0
+    assert train.main([*GECO_FLAGS, "--compute.device=cpu", f"--run-dir={run_dir}"]) == 0
 
     def scores(what: list[str], device: str, out: Path) -> dict[str, float]:
         flags = ["--device", device, "--n-videos", "4", "--n-samples", "3", "--lpips", "off", "--out", str(out)]

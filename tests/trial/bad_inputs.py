@@ -22,11 +22,11 @@ from seqvae.evaluation.prediction_file import SavedPredictions
 from seqvae.evaluation.report import comparison_table, write_report
 from seqvae.training import checkpoint
 from seqvae.training.step import train_step
-from tests.test_predictions import STORED_ELSEWHERE, foreign
-from tests.test_report import facts, images
-from tests.test_train_cli import GECO
-from tests.test_training import CPU, FOREIGN, TINY, build_trainer, video
+from tests.data_files import write_folder
+from tests.helpers import CPU, FOREIGN, GECO_FLAGS, TINY, video
+from tests.results import STORED_ELSEWHERE, facts, foreign, image_facts
 from tests.trial import child
+from train import build_trainer
 
 Case = tuple[str, Callable[[Path], int | None]]  # name, and what is run in a folder of its own
 NUMBERS = ("-1", "0", "nan", "inf", "-inf", "1e99", "9" * 30, "x", "", "1.5", "None", "[1]", "\u0663", "../..")
@@ -89,7 +89,7 @@ def json_files(home: Path) -> Iterator[Case]:
 
     def resume(folder: Path, tree: object) -> int:
         (folder / "config.json").write_text(json.dumps(tree))
-        return train.main([*GECO, "--optim.steps", "1", "--run-dir", str(folder)])
+        return train.main([*GECO_FLAGS, "--optim.steps", "1", "--run-dir", str(folder)])
 
     def report(folder: Path, tree: object) -> int:
         (folder / "metrics.json").write_text(json.dumps(tree))
@@ -115,7 +115,7 @@ def json_files(home: Path) -> Iterator[Case]:
     for name, tree, act in (
         ("config.json", config, resume),
         ("metrics.json", facts(), report),
-        ("metrics.json of images", images(), report),
+        ("metrics.json of images", image_facts(), report),
         ("videos_16_1.json", made, index),
         ("facts", kept, predictions),
     ):
@@ -266,9 +266,8 @@ def predictions(home: Path) -> Iterator[Case]:
 
 def prepare(home: Path) -> None:
     """A run, its videos and their index, for the cases to start from."""
-    from tests.test_datasets_video_folder import write_folder
 
-    train.main([*GECO, "--optim.steps", "1", "--run-dir", str(home / "run")])
+    train.main([*GECO_FLAGS, "--optim.steps", "1", "--run-dir", str(home / "run")])
     convert_videos.find_index(write_folder(home / "videos"), 16, 1)
 
 

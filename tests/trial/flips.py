@@ -10,9 +10,9 @@ from seqvae.evaluation.prediction_file import SavedPredictions, writing
 from seqvae.evaluation.predictions import BadPredictions
 from seqvae.training import checkpoint
 from seqvae.training.step import train_step
-from tests.test_predictions import Made, scored
-from tests.test_train_cli import flat
-from tests.test_training import CPU, GECO, build_trainer, change, video
+from tests.helpers import CPU, GECO, change, flat, video
+from tests.results import Made, scored
+from train import build_trainer
 
 
 def checkpoint_content(path: Path) -> dict:

@@ -20,13 +20,20 @@ from seqvae.evaluation.report import comparison_table, write_report
 from seqvae.training import checkpoint
 from seqvae.training.logger import read_metrics
 from seqvae.training.step import train_step
-from tests.test_datasets_bair import make_videos, write_records
-from tests.test_datasets_images import write_jpeg_copy
-from tests.test_datasets_video_folder import movie, smooth_movie, write, write_folder, write_movie
-from tests.test_predictions import Made, scored
-from tests.test_report import facts
-from tests.test_training import CPU, TINY, build_trainer, video
+from tests.data_files import (
+    make_bair,
+    movie,
+    smooth_movie,
+    write_animated,
+    write_bair_records,
+    write_folder,
+    write_jpeg_copy,
+    write_movie,
+)
+from tests.helpers import CPU, TINY, video
+from tests.results import Made, facts, scored
 from tests.trial import child
+from train import build_trainer
 
 AT_ONCE = 40  # files that one child reads
 Reader = Callable[[Path], object]  # reads all of a file
@@ -67,16 +74,16 @@ def seeds(folder: Path) -> dict[str, Reader]:
     made = Made("image")
     with writing(folder / "p.h5", made, {"source": "trial"}) as writer:
         scored(made, writer=writer)
-    write(folder / "a.gif", movie(5))
-    write(folder / "a.webp", movie(5), lossless=True)
-    write(folder / "a.apng", movie(5), format="PNG")
+    write_animated(folder / "a.gif", movie(5))
+    write_animated(folder / "a.webp", movie(5), lossless=True)
+    write_animated(folder / "a.apng", movie(5), format="PNG")
     for name, codec in (("a.mp4", "libx264"), ("a.avi", "mpeg4"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9")):
         write_movie(folder / name, smooth_movie(5, 32, 32), codec)
     find_index(write_folder(folder / "videos"), 16, 1)
     for path in (folder / "videos" / ".seqvae_cache").glob("videos*"):
         path.rename(folder / path.name)
     shutil.rmtree(folder / "videos")
-    write_records(folder / "softmotion30_44k" / "train" / "traj_0_to_0.tfrecords", make_videos(1, 0))
+    write_bair_records(folder / "softmotion30_44k" / "train" / "traj_0_to_0.tfrecords", make_bair(1, 0))
     with tarfile.open(folder / "bair.tar", "w") as tar:
         tar.add(folder / "softmotion30_44k", "softmotion30_44k")
     (folder / "softmotion30_44k" / "train" / "traj_0_to_0.tfrecords").rename(folder / "traj_0_to_0.tfrecords")
