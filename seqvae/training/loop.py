@@ -1,6 +1,8 @@
 """The training loop: step, log, validate, checkpoint; ends at optim.steps, at a signal, or when steps keep failing."""
 
+import atexit
 import contextlib
+import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -66,6 +68,14 @@ def _worker_signals(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+def _kill_workers() -> None:
+    """At exit: multiprocessing would send SIGTERM, which the workers ignore, and then wait for them forever."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report their deaths
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
 class Interval:
     """Means of the numbers since the last line of the log, over the steps that were not skipped, and speed."""
 
@@ -114,6 +124,7 @@ def batches(state: TrainState, clips: Dataset, source: Source | None) -> Iterato
     if source is not None:
         yield from map(source, sampler)
         return
+    atexit.register(_kill_workers)
     loader = DataLoader(
         clips,
         batch_sampler=sampler,
