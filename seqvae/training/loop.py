@@ -1,4 +1,4 @@
-"""The training loop: step, log, validate, checkpoint; ends at optim.steps, at a signal, or when steps keep failing."""
+"""The training loop: step, log, validate, save; ends at optim.steps, at a signal, or when steps keep failing."""
 
 import atexit
 import contextlib
