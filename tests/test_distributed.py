@@ -33,7 +33,7 @@ from train import UNFINISHED, build_trainer
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 GROUP = change(change(TINY, "model", norm="group"), "optim", batch_size=5)
-STEPS, BROKEN_STEP = 20, 7
+STEPS, BROKEN_STEP = 10, 4
 
 
 def cases() -> dict[str, RunConfig]:

@@ -58,8 +58,9 @@ def test_every_objective_and_likelihood_trains_saves_and_resumes(cfg, tmp_path):
     assert snapshot(whole) == snapshot(resumed)
 
 
-@pytest.mark.parametrize("cfg", combinations())
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "cfg, bad", [*((cfg.values[0], math.nan) for cfg in combinations()), (TINY, math.inf), (GECO, math.inf)]
+)
 def test_a_step_that_is_not_finite_is_skipped_whole(cfg, bad):
     cfg = change(cfg, "optim", ema=0.5)
     trainer = build_trainer(cfg, 1, CPU)
