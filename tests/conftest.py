@@ -10,6 +10,20 @@ os.environ["OMP_NUM_THREADS"] = "1"
 MNIST = Path(os.environ.get("SEQVAE_DATA") or Path(__file__).parent.parent / "data").resolve()
 
 
+# Modules that train whole runs, start commands or processes, or open a browser: `make test-fast` leaves them out.
+LONG = {
+    *("test_benchmarks", "test_colour_cli", "test_distributed", "test_evaluate_cli", "test_evaluate_distributed"),
+    *("test_gpu_suite", "test_lock", "test_metrics_perceptual", "test_predictions", "test_run", "test_scripts"),
+    *("test_train_cli", "test_trial"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in LONG:
+            item.add_marker(pytest.mark.long)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device, and there is none")

@@ -1,8 +1,8 @@
 """4x4 convolutions of stride 2, with replacements for those that oneDNN computes slowly on the CPU.
 
 `strided` is what `F.conv2d` and `F.conv_transpose2d` compute, on every device; only the CPU takes the replacements.
-Measured on one core of the reference machine, plain convolutions make a training step of the full-size model (DCGAN, 8
-clips of 15 frames) MEASURED.
+Measured in turns on one core (DCGAN at full size, 8 clips of 15 frames, medians of 5 rounds): with plain convolutions a
+training step takes 13 % longer in bfloat16, and as long in float32 (-4 to +2 %).
 Shapes: B frames, C channels, S image size.
 """
 
