@@ -20,7 +20,7 @@ LONG = {
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.stem in LONG:
+        if item.path.stem in LONG or "browser" in item.fixturenames:
             item.add_marker(pytest.mark.long)
 
 
