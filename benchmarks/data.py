@@ -22,9 +22,10 @@ from PIL import Image
 from tfrecord.writer import TFRecordWriter
 from torch.utils.data import DataLoader, Subset
 
-from datasets import convert_bair, load_dataset
+from datasets import load_dataset
 from datasets.bair import FRAME_SHAPE, N_FRAMES
-from datasets.glyphs import load_glyphs
+from datasets.bair import convert as convert_bair
+from datasets.digits.glyphs import load_glyphs
 from datasets.on_device import device_batches
 
 N_VIDEOS = 256  # of a published file

@@ -26,7 +26,7 @@ from benchmarks.measure import (
     start,
 )
 from datasets import load_dataset
-from seqvae.config import build_model
+from seqvae.build import build_model
 from seqvae.evaluation.predictions import ModelPredictions
 from seqvae.evaluation.scores import Scorer, score
 from seqvae.metrics.frame import without_tf32

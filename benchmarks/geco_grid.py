@@ -23,19 +23,24 @@ from torch import Tensor
 from datasets import load_dataset
 from seqvae.config import (
     ComputeConfig,
-    DataConfig,
-    LikelihoodConfig,
+    DigitsConfig,
+    ElboConfig,
+    GaussianConfig,
+    GecoConfig,
+    ImageConfig,
+    MnistConfig,
     ObjectiveConfig,
+    OptimalSigmaConfig,
     OptimConfig,
     RunConfig,
     RunSettings,
+    SvgConfig,
 )
 from seqvae.device import as_float
-from seqvae.models import ImageConfig, SvgConfig
 from seqvae.objectives.geco import Geco, PaperRule
+from seqvae.training.session import build_trainer
 from seqvae.training.step import BATCHES, step_rng, train_step
 from seqvae.training.validation import note_validation, validate
-from train import build_trainer
 
 FACTORS = (0.7, 0.85, 1.0, 1.2, 1.5)  # tolerance over the sigma-VAE's final RMSE
 WEIGHTS = (0.015, 0.05, 0.2, 1.0, 4.0, 25.0)  # fixed weights over the calibrated weight at that RMSE
@@ -45,9 +50,9 @@ N_TRAIN, N_VALID, N_TEST = 6_000, 256, 512
 LOG_EVERY, VALIDATIONS = 20, 10  # steps between records of lambda; validations of a run
 CPU = torch.device("cpu")
 
-_DIGITS = DataConfig(name="digits", image_size=32, digit_size=16, max_speed=6, n_past=1, n_future=3)
+_DIGITS = DigitsConfig(image_size=32, digit_size=16, max_speed=6, n_past=1, n_future=3)
 _PREDICTOR = SvgConfig(width=8, z_dim=8, g_dim=64, rnn_size=64, predictor_layers=1)
-_MNIST = DataConfig(name="mnist", n_past=0, n_future=1, image_size=32)
+_MNIST = MnistConfig()
 _IMAGES = ImageConfig(width=8, z_dim=16, g_dim=64)
 DATA = {  # what the clips are, model, channels, steps, batch, learning rate
     "mnist": (_MNIST, _IMAGES, 1, 1_200, 32, 6e-3),
@@ -86,13 +91,13 @@ def load_clips(name: str, root: str | None, split: str, n: int) -> Tensor:
 
 
 def settings(name: str, schedule: str, seed: int, objective: ObjectiveConfig, sigma: float | None) -> RunConfig:
-    """A run's settings; `sigma` makes a fixed weight of 1 / (2 sigma^2)."""
+    """A run's settings; `sigma` makes a fixed weight of 1 / (2 sigma^2), which GECO needs none of."""
     data, model, _, steps, batch, lr = DATA[name]
-    gaussian = objective.name == "geco" or sigma is not None
+    likelihood = OptimalSigmaConfig() if sigma is None else GaussianConfig(sigma=sigma)
     return RunConfig(
         data=data,
         model=model,
-        likelihood=LikelihoodConfig(name="gaussian", sigma=sigma) if gaussian else LikelihoodConfig(),
+        likelihood=GaussianConfig() if objective.name == "geco" else likelihood,
         objective=objective,
         optim=OptimConfig(steps=steps, batch_size=batch, lr=lr, schedule=schedule, warmup=50),
         compute=ComputeConfig(amp="off", compile="off", workers=0),
@@ -247,14 +252,14 @@ def main(argv: list[str] | None = None) -> None:
             if name not in loaded:
                 counts = {"train": N_TRAIN, "valid": N_VALID, "test": N_TEST}
                 loaded[name] = {split: load_clips(name, args.root, split, n) for split, n in counts.items()}
-            objective, sigma = ObjectiveConfig(), None
+            objective, sigma = ElboConfig(), None
             if method != "sigma":
                 rmse = runs[name, schedule, "sigma", None, FIRST_SEED]["rmse"]
                 if method == "fixed":
                     sigma = rmse / math.sqrt(value)
                 else:
                     rule = "paper" if method == "paper" else "adaptive"
-                    objective = ObjectiveConfig(name="geco", tolerance=value * rmse, rule=rule)
+                    objective = GecoConfig(tolerance=value * rmse, rule=rule)
             cfg = settings(name, schedule, seed, objective, sigma)
             result = train_one(cfg, loaded[name], RULES.get(method))
             line = dict(zip(("data", "schedule", "method", "value", "seed"), cell)) | result

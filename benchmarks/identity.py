@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets import load_dataset
-from datasets.glyphs import load_glyphs
+from datasets.digits.glyphs import load_glyphs
 from seqvae.metrics.best_of_n import over_videos
 from seqvae.run import load_run
 

@@ -16,7 +16,7 @@ import time
 import torch
 
 from datasets import load_dataset
-from datasets.oracle import oracle_futures
+from datasets.digits.oracle import oracle_futures
 from seqvae.metrics.best_of_n import BestOfN, over_videos
 from seqvae.metrics.frame import psnr, ssim
 from seqvae.metrics.protocols import find_protocol, label

@@ -16,7 +16,6 @@ import json
 import torch
 from torch import Tensor
 
-import train
 from benchmarks.measure import (
     CHANNELS,
     clips,
@@ -34,6 +33,7 @@ from benchmarks.measure import (
 from benchmarks.reference_svg import ReferenceSVG
 from seqvae.metrics.frame import psnr, without_tf32
 from seqvae.models import VideoModel
+from seqvae.training import session
 from seqvae.training.step import train_step
 
 SWEEP = (1, 10, 50, 100, 200)  # samples
@@ -44,7 +44,7 @@ def prepare(args: argparse.Namespace, family: str) -> tuple[VideoModel, Tensor]:
     """The model in eval mode and (B, T, C, H, W) clips."""
     device = start(args)
     cfg = settings(args, f"--compute.compile={args.compile}", family=family)
-    trainer, video = train.build_trainer(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
+    trainer, video = session.build_trainer(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
     for _ in range(args.train_steps):
         train_step(trainer, video)
     return trainer.model.eval(), video

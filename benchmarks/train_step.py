@@ -20,7 +20,6 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import train
 from benchmarks.measure import (
     CHANNELS,
     clips,
@@ -37,8 +36,9 @@ from benchmarks.measure import (
     turns,
 )
 from benchmarks.reference_svg import ReferenceTraining
-from seqvae.config import build_model
+from seqvae.build import build_model
 from seqvae.networks import IMAGE_SIZES
+from seqvae.training import session
 from seqvae.training.step import train_step
 
 SWEEP = {"n_frames": (8, 15, 30, 60), "batch_size": (4, 8, 16, 32), "image_size": IMAGE_SIZES}
@@ -48,7 +48,7 @@ def ours(args: argparse.Namespace) -> Callable[[], object]:
     """One step of a new run, as train.py makes it."""
     device = start(args)
     cfg = settings(args, f"--compute.compile={args.compile}", family=args.family)
-    trainer, video = train.build_trainer(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
+    trainer, video = session.build_trainer(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
     return lambda: train_step(trainer, video)
 
 

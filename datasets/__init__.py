@@ -8,8 +8,9 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from datasets import bair, images, mnist_test_seq, moving_mnist, smmnist_srvp, video_folder
-from datasets.bouncing import SPLITS
+from datasets import bair, images, kth, pushing, videos
+from datasets.base import SPLITS
+from datasets.digits import mnist_test_seq, moving_mnist, smmnist_srvp
 
 LOADERS = {
     "digits": moving_mnist.digits,
@@ -19,7 +20,9 @@ LOADERS = {
     "mnist": images.mnist,
     "cifar10": images.cifar10,
     "bair": bair.bair,
-    "video_folder": video_folder.video_folder,
+    "pushing": pushing.pushing,
+    "kth": kth.kth,
+    "video_folder": videos.video_folder,
 }
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from datasets.bair import BairClips
-from datasets.bouncing import to_pixels
-from datasets.moving_mnist import SimulatedDigits
+from datasets.bair import RobotClips
+from datasets.digits.bouncing import to_pixels
+from datasets.digits.moving_mnist import SimulatedDigits
 
 BatchMaker = Callable[[Iterable[int]], Tensor]
 LARGEST_SHARE = 0.5  # of the device's free memory that videos may take; the model and its activations need the rest
@@ -27,7 +27,7 @@ LARGEST_SHARE = 0.5  # of the device's free memory that videos may take; the mod
 def device_batches(dataset: Dataset, device: torch.device | str) -> BatchMaker | None:
     """Makes clips of a dataset on the device; None where they have to come from the host.
 
-    Simulated digits keep their glyphs there (48 MB of MNIST). BAIR keeps the split's videos, 15.1 GB in training, if
+    Simulated digits keep their glyphs there (48 MB of MNIST). Robot videos stay whole, 15.1 GB of BAIR in training, if
     its array is at most half of the memory that is free on the GPU when this is called; on a CPU it is read in place.
     BAIR in PNG folders, still images and a person's own videos come from the host.
 
@@ -44,8 +44,8 @@ def device_batches(dataset: Dataset, device: torch.device | str) -> BatchMaker |
     device = torch.device(device)
     if isinstance(dataset, SimulatedDigits):
         return DigitsOnDevice(dataset, device)
-    if isinstance(dataset, BairClips) and isinstance(dataset.videos, np.memmap) and has_room(dataset, device):
-        return BairOnDevice(dataset, device)
+    if isinstance(dataset, RobotClips) and isinstance(dataset.videos, np.memmap) and has_room(dataset, device):
+        return RobotVideosOnDevice(dataset, device)
     return None
 
 
@@ -87,10 +87,10 @@ def render(glyphs: Tensor, chosen: Tensor, corners: Tensor, pixels: Tensor) -> T
     return frames[:, :, None]
 
 
-class BairOnDevice:
+class RobotVideosOnDevice:
     """Cuts clips out of videos (N, 30, 64, 64, 3) that lie on the device."""
 
-    def __init__(self, dataset: BairClips, device: torch.device) -> None:
+    def __init__(self, dataset: RobotClips, device: torch.device) -> None:
         self.dataset, self.device = dataset, device
         first = dataset.first_video
         self.videos = torch.from_numpy(dataset.videos[first : first + dataset.n_videos]).to(device)
@@ -104,7 +104,7 @@ class BairOnDevice:
         return torch.where(mirrored[..., None, None, None] > 0, clips.flip(-1), clips).contiguous()
 
 
-def has_room(dataset: BairClips, device: torch.device) -> bool:
+def has_room(dataset: RobotClips, device: torch.device) -> bool:
     """Whether a split's videos may lie on the device."""
     if device.type != "cuda":
         return True  # the memory map itself

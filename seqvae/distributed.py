@@ -6,7 +6,6 @@ folder. In a single process everything here is a no-op.
 
 import contextlib
 import inspect
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,47 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+from seqvae.launch import is_first, launched, say  # noqa: F401 -- also used as distributed.say
+
 Result = TypeVar("Result")
 
 
 class PeerLost(RuntimeError):
     """Another process has ended or hangs; the message is one line."""
-
-
-def launched() -> tuple[int, int]:
-    """(rank, number of processes) from the launcher, (0, 1) without one; ValueError if its variables are incomplete."""
-    if "WORLD_SIZE" not in os.environ and "RANK" not in os.environ:
-        return 0, 1
-    if os.environ.get("WORLD_SIZE") == "1":
-        return 0, 1
-    missing = [name for name in VARIABLES if name not in os.environ]
-    if missing:
-        raise ValueError(f"{' and '.join(missing)} not set, and other variables of a launcher are; start with torchrun")
-    try:
-        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    except ValueError:
-        rank, size = -1, -1
-    if not 0 <= rank < size:
-        raise ValueError(
-            f"RANK {os.environ['RANK']} and WORLD_SIZE {os.environ['WORLD_SIZE']} are no process of a launcher; "
-            "start with torchrun, or unset both"
-        )
-    return rank, size
-
-
-def is_first() -> bool:
-    """Whether this process prints. Works before `start` too, and with broken launcher variables."""
-    try:
-        return launched()[0] == 0
-    except ValueError:
-        return True
-
-
-def say(text: str, **options) -> None:
-    """Print from process 0 only."""
-    if is_first():
-        print(text, **options)
 
 
 def start(cuda: bool, timeout: int) -> None:

@@ -17,54 +17,63 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from torch import Tensor
 
+from seqvae import cli
 from seqvae.config import RunConfig, read_config, to_json
+from seqvae.folders import find_run
 from seqvae.metrics.best_of_n import plus_minus
 from seqvae.training.checkpoint import write_atomically
 from seqvae.training.logger import read_metrics
-from seqvae.weights import OBJECTIVE, WEIGHTS_FILE, find_run, load_model
+from seqvae.weights import OBJECTIVE, WEIGHTS_FILE, load_model
 
 CARD = "README.md"  # the name under which the hub shows it
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Export a run's weights to a folder that can be shared."""
+    """What to export, and how."""
 
-    run: tyro.conf.Positional[Path]  # folder that train.py made
-    out: tyro.conf.Positional[Path]  # folder to write; its last part names the weights
+    run: Path  # folder that train.py made
+    out: Path  # folder to write; its last part names the weights
     checkpoint: Literal["best", "last"] = "best"  # best on validation, or the last one
     dtype: Literal["float32", "float16"] = "float32"  # of the weights on disk; float16 rounds them
     license: str = "mit"  # of the weights, as the hub spells it
-    push: str | None = None  # upload the folder to this repository of the hub: OWNER/NAME
+    push: str | None = None  # upload the folder to this repository of the hub, OWNER/NAME, too
     private: bool = False  # with --push: make a new repository private
 
 
 def main(argv: list[str]) -> int:
     """Exit code: 0 done, 1 the folder could not be written or uploaded, 2 the arguments or the run are wrong."""
-    args = tyro.cli(ExportConfig, args=argv, prog="python -m seqvae.export", description=__doc__)
-    try:
+    return cli.finish("export", lambda: _export(argv))
+
+
+def _export(argv: list[str]) -> None:
+    with cli.preparing():
+        args = cli.parse_flat(
+            ExportConfig,
+            argv,
+            usage="python -m seqvae.export RUN OUT [--FLAG VALUE ...]",
+            description=__doc__,
+            common=[field.name for field in dataclasses.fields(ExportConfig)],
+            positional=("run", "out"),
+        )
         if args.push is not None:
             _require_hub()
+    try:
         written = export(args.run, args.out, checkpoint=args.checkpoint, dtype=args.dtype, licence=args.license)
     except (ValueError, FileNotFoundError) as error:
-        print(f"export: {error}", file=sys.stderr)
-        return 2
+        raise cli.Ended(str(error), 2) from None
     except OSError as error:
-        print(f"export: cannot write {error.filename or args.out}: {error.strerror or error}", file=sys.stderr)
-        return 1
+        raise cli.Ended(f"cannot write {error.filename or args.out}: {error.strerror or error}", 1) from None
     for path in written:
         print(f"wrote {path} ({path.stat().st_size / 1e6:.3g} MB)")
     if args.push is None:
-        return 0
+        return
     try:
         print(f"pushed to {push(args.out, args.push, private=args.private)}")
     except Exception as error:  # the hub's client raises anything, from HTTP errors to ValueError
-        print(f"export: {args.out} is written, but not pushed: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+        raise cli.Ended(f"{args.out} is written, but not pushed: {' '.join(str(error).split())}", 1) from None
 
 
 def export(
@@ -217,7 +226,7 @@ def _stored(tensor: Tensor, dtype: str | None, name: str) -> Tensor:
 
 def _without_paths(cfg: RunConfig) -> RunConfig:
     """The settings without folders of the machine they were used on."""
-    data = dataclasses.replace(cfg.data, root=cfg.data.root and "data")
+    data = dataclasses.replace(cfg.data, root="data") if cfg.data.root is not None else cfg.data
     return dataclasses.replace(cfg, run_dir=None, init_from=None, data=data)
 
 

@@ -4,8 +4,6 @@ import ctypes
 import os
 import platform
 
-import torch
-
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -35,4 +33,6 @@ def _size(n: int) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch or NumPy could not allocate; torch has an error type of its own for CUDA alone."""
+    import torch  # here, because the commands read their arguments without it
+
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -17,13 +17,14 @@ from torch import Tensor
 from seqvae.config import MAX_SEED, RunConfig, read_config
 from seqvae.device import as_float, choose_device
 from seqvae.evaluation.predictions import POSTERIOR_KEY, as_bytes, sample_chunks
+from seqvae.folders import find_run
 from seqvae.gaussian import keyed_noise
 from seqvae.memory import check_memory
 from seqvae.metrics.frame import without_tf32
 from seqvae.models import VideoModel
 from seqvae.objectives import bits_per_dim
 from seqvae.training.terms import batch_terms
-from seqvae.weights import find_run, load_model
+from seqvae.weights import load_model
 
 
 class Score(NamedTuple):

@@ -1,52 +1,24 @@
-"""Find the weights of a run, an exported folder or a pretrained name, and build their model.
+"""Read the weights of a run or of an exported folder, and build their model.
 
 A run folder (train.py) holds checkpoints, an exported one (`seqvae.export`) model.safetensors; both hold config.json.
 """
 
-import difflib
 import hashlib
 import json
 from pathlib import Path
 
 import torch
 
-from seqvae.config import RunConfig, build_model
+from seqvae.build import build_model
+from seqvae.config import RunConfig
 from seqvae.models import VideoModel
 from seqvae.training import checkpoint
 from seqvae.training.checkpoint import DamagedCheckpoint, ForeignCheckpoint
 
-PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"  # shipped with the repository
 WEIGHTS_FILE = "model.safetensors"
 OBJECTIVE = "objective."  # prefix of the objective's tensors there; the model's have their own names
 # What config.json says of the weights beside it; the rest of the state is tensors.
 DESCRIBED = {"step": int, "channels": int, "image_size": int, "checkpoint": str}
-
-
-def pretrained_names() -> list[str]:
-    """Weights that come with the repository; none in an installed package."""
-    return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
-
-
-def find_run(run: str | Path) -> Path:
-    """The folder of a run: a path, or the name of pretrained weights. FileNotFoundError lists the nearest names."""
-    path = Path(run)
-    if (path / "config.json").exists():
-        return path
-    if str(run) in pretrained_names():
-        return PRETRAINED / path
-    if path.exists():
-        return path  # no run, which whoever reads it reports
-    beside = [str(found.parent) for found in sorted(path.parent.glob("*/config.json"))]
-    near = difflib.get_close_matches(str(run), [*pretrained_names(), *beside], n=3)
-    known = [f"nearest: {', '.join(near)}"] if near else []
-    if not near and pretrained_names():
-        known = [f"pretrained: {', '.join(pretrained_names())}"]
-    raise FileNotFoundError("; ".join([f"{run} is no run folder and no name of pretrained weights", *known]))
-
-
-def results_folder(run: str | Path) -> Path:
-    """Where results of a run go by default: its own folder, or runs/NAME for pretrained weights."""
-    return Path("runs", run) if find_run(run).parent == PRETRAINED else Path(run)
 
 
 def load_model(run_dir: Path, cfg: RunConfig, which: str = "best") -> tuple[VideoModel, dict]:

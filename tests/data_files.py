@@ -2,12 +2,15 @@
 
 import hashlib
 import io
+import json
 
 import imageio.v3 as iio
 import numpy as np
 import pytest
 from PIL import Image
 from tfrecord.writer import TFRecordWriter
+
+from datasets.kth import convert as converter
 
 
 def write_jpeg_copy(root, n_train=60, n_test=20, size=32):
@@ -56,11 +59,19 @@ def write_bair_records(path, videos, change=lambda record: record):
     writer.close()
 
 
-def write_bair_arrays(root, n_train=40, n_test=3):
-    """The reader's input, bair_noise; returns root."""
+def write_bair_arrays(root, n_train=40, n_test=3, name="bair"):
+    """The reader's input, noise; returns root."""
     for split, n in (("train", n_train), ("test", n_test)):
-        np.save(root / f"bair_{split}.npy", bair_noise(n, seed=n))
+        np.save(root / f"{name}_{split}.npy", bair_noise(n, seed=n))
+        for what, size in (("actions", 4), ("positions", 3)):
+            np.save(root / f"{name}_{split}_{what}.npy", numbered_by_clip(n, size))
     return root
+
+
+def numbered_by_clip(n, size):
+    """(N, 30, size) float32: entry k of frame t of video i is i + t / 100 + 1000 k."""
+    i, t, k = np.ogrid[:n, :30, :size]
+    return (i + t / 100 + 1000 * k).astype(np.float32)
 
 
 def movie(n_frames, height=16, width=16, seed=0):
@@ -120,3 +131,13 @@ def write_movie(path, frames, codec="libx264"):
     pytest.importorskip("av")
     iio.imwrite(path, frames, plugin="pyav", codec=codec, fps=10)
     return path
+
+
+def write_kth_arrays(root):
+    """The reader's input for the test split, noise: 40 frames of each video; returns root."""
+    names = converter.published_videos()["test"]
+    frames = np.random.default_rng(0).integers(256, size=(40 * len(names), 64, 64), dtype=np.uint8)
+    np.save(root / "kth_test.npy", frames)
+    videos = {"test": [{"name": name, "frames": 40} for name in names]}
+    (root / "kth.json").write_text(json.dumps({"videos": videos, "sha256": {}}))
+    return root

@@ -8,26 +8,26 @@ import pytest
 import torch
 from torch import nn
 
-from seqvae.config import DataConfig, RunConfig
+from seqvae.config import VARIANTS, MnistConfig, ModelConfig, RunConfig, variant
 from seqvae.likelihoods import build_likelihood
-from seqvae.models import FAMILIES, ModelConfig, VideoModel, build_model
+from seqvae.models import VideoModel, build_model
 
 SMALL: dict[str, dict[str, int]] = {
     "svg": {"width": 4, "g_dim": 6, "rnn_size": 8},
     "transport": {"layers": 2, "rnn_size": 6, "width": 4, "max_displacement": 2},
     "image": {"width": 4, "g_dim": 6, "z_dim": 3},
 }
-IMAGES = DataConfig(name="mnist", image_size=32, n_past=0, n_future=1)
+IMAGES = MnistConfig()
 
 
 def small(family: str, **settings) -> ModelConfig:
-    return FAMILIES[family][0](**SMALL[family] | settings)
+    return variant("model", family, **SMALL[family] | settings)
 
 
 def variants() -> list:
     """pytest parameters: the configs of every family, over the product of its Literal and bool fields."""
     found = []
-    for family, (config, _) in FAMILIES.items():
+    for family, config in VARIANTS["model"][1].items():
         choices = {}
         for name, hint in get_type_hints(config).items():
             if get_origin(hint) is Literal and name != "family":

@@ -11,10 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqvae.config import DataConfig, LikelihoodConfig, ObjectiveConfig, OptimConfig, RunConfig, RunSettings
+from seqvae.config import (
+    VARIANTS,
+    DigitsConfig,
+    GaussianConfig,
+    GecoConfig,
+    OptimConfig,
+    RunConfig,
+    RunSettings,
+    SvgConfig,
+    variant,
+)
 from seqvae.likelihoods import LIKELIHOODS
-from seqvae.models import SvgConfig
-from seqvae.objectives import FIELDS_OF
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -22,14 +30,12 @@ CPU = torch.device("cpu")
 # ---- settings of tiny runs
 
 TINY = RunConfig(
-    data=DataConfig(image_size=32, n_past=2, n_future=2, digit_size=12),
+    data=DigitsConfig(image_size=32, n_past=2, n_future=2, digit_size=12),
     model=SvgConfig(width=4, g_dim=8, rnn_size=8, z_dim=3),
     optim=OptimConfig(steps=6, batch_size=3, lr=1e-3),
     run=RunSettings(log_every=1, sample_every=100, checkpoint_every=3, n_valid=4),
 )
-GECO = dataclasses.replace(
-    TINY, likelihood=LikelihoodConfig(name="gaussian"), objective=ObjectiveConfig(name="geco", tolerance=0.1)
-)
+GECO = dataclasses.replace(TINY, likelihood=GaussianConfig(), objective=GecoConfig(tolerance=0.1))
 
 
 TINY_FLAGS = [
@@ -60,20 +66,20 @@ def video(seed: int = 0) -> torch.Tensor:
 
 def few_samples(objective: str) -> dict[str, int]:
     """Settings of an objective, for few importance samples if it has any."""
-    return {"n_importance": 2} if "n_importance" in FIELDS_OF[objective] else {}
+    return {"n_importance": 2} if "iwae" in objective else {}
 
 
 def combinations() -> list[RunConfig]:
     """Every objective with every likelihood that goes with it."""
     found = []
-    for objective in FIELDS_OF:
+    for objective in VARIANTS["objective"][1]:
         for likelihood in LIKELIHOODS:
             settings = {"tolerance": 0.1} if "geco" in objective else {}
             try:
                 cfg = dataclasses.replace(
                     TINY,
-                    likelihood=LikelihoodConfig(name=likelihood),
-                    objective=ObjectiveConfig(name=objective, **settings, **few_samples(objective)),
+                    likelihood=variant("likelihood", likelihood),
+                    objective=variant("objective", objective, **settings, **few_samples(objective)),
                 )
             except ValueError:
                 continue

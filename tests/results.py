@@ -16,7 +16,6 @@ from seqvae.metrics.protocols import own_protocol
 from seqvae.metrics.published import published_rows, to_json
 from tests.helpers import CPU
 
-N_PAST, N_FUTURE = 2, 6
 MEASURED = (
     "protocol definitions n_samples n_videos test_set frechet results best_of_n oracle_best_of_n diversity calibration "
     "bounds geco sigma step seed published"
@@ -133,6 +132,12 @@ STORED_ELSEWHERE = {
     "half of it": (half_written, "not all of it was written"),
     "a filter that is a plugin": (plugin, "truth is compressed by a plugin"),
 }
+
+
+N_PAST = 2
+
+
+N_FUTURE = 6
 
 
 def estimate(mean: float, half: float = 0.25) -> dict:

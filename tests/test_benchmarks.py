@@ -7,9 +7,10 @@ from torch.testing import assert_close
 from benchmarks import evaluate, geco_grid, rollout, train_step
 from benchmarks.measure import matmul_flops, peak_memory_mb, ratio, turns
 from benchmarks.reference_svg import ReferenceTraining
+from seqvae.config import ElboConfig, SvgConfig
 from seqvae.likelihoods import build_likelihood
-from seqvae.models import SVG, SvgConfig
-from seqvae.objectives import ObjectiveConfig, build_objective
+from seqvae.models import SVG
+from seqvae.objectives import build_objective
 from seqvae.training.terms import batch_terms
 
 CPU = torch.device("cpu")
@@ -37,7 +38,7 @@ def test_the_reference_loop_has_the_gradients_of_our_objective():
     theirs = ReferenceTraining(model).loss(video, noise, beta=0.3)
     theirs = dict(zip(weights, torch.autograd.grad(theirs, weights.values())))
 
-    objective = build_objective(ObjectiveConfig(svg_beta=0.3), n_frames=4, dims=32 * 32, sigma=1.0)
+    objective = build_objective(ElboConfig(svg_beta=0.3), n_frames=4, dims=32 * 32, sigma=1.0)
     loss, _ = objective(batch_terms(model, video, noise[None], torch.ones(4).double())[1])
     ours = dict(zip(weights, torch.autograd.grad(loss, weights.values())))
     for name in weights:  # nats per frame against a mean over pixels, summed over frames

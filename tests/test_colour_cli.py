@@ -10,7 +10,7 @@ from PIL import Image
 import evaluate
 import predict
 import train
-from datasets import convert_bair
+from datasets.bair import convert as convert_bair
 from seqvae.presets import PRESETS
 from tests.data_files import make_bair, write_bair_records
 

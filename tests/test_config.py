@@ -5,47 +5,73 @@ from typing import Literal, get_args, get_type_hints
 import pytest
 
 from datasets import LOADERS, dataset_options
+from seqvae.build import build_model
 from seqvae.config import (
     MAY_CHANGE,
+    VARIANTS,
     ComputeConfig,
-    DataConfig,
+    DigitsConfig,
+    ElboConfig,
+    GaussianConfig,
+    GecoConfig,
     OptimConfig,
     RunConfig,
+    SvgConfig,
     WandbConfig,
-    build_model,
     differences,
     from_json,
     read_config,
     to_json,
+    variant,
 )
-from seqvae.likelihoods import LIKELIHOODS, LikelihoodConfig
-from seqvae.models import FAMILIES, SvgConfig
+from seqvae.likelihoods import LIKELIHOODS
+from seqvae.models import FAMILIES
 from seqvae.networks import NETWORKS
-from seqvae.objectives import FIELDS_OF, ObjectiveConfig
 from seqvae.presets import PRESETS
 
-GAUSSIAN = LikelihoodConfig(name="gaussian")
+GAUSSIAN = GaussianConfig()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_survive_json_and_resolve_to_themselves(preset):
+def test_presets_survive_json(preset):
     cfg = PRESETS[preset][1]
     assert from_json(json.loads(json.dumps(to_json(cfg)))) == cfg
-    assert cfg.resolved().resolved() == cfg.resolved()
-    assert differences(cfg, cfg.resolved()) == []
+    assert differences(cfg, cfg) == []
     assert build_model(cfg, channels=1).has_latent == cfg.model.has_latent
 
 
 def test_the_names_offered_are_the_names_that_exist():
-    assert set(get_args(get_type_hints(DataConfig)["name"])) <= set(LOADERS)
-    for family, (config, _) in FAMILIES.items():
-        assert config().family == family
+    names = {group: set(classes) for group, (_, classes) in VARIANTS.items()}
+    assert names["model"] == set(FAMILIES) and names["likelihood"] == set(LIKELIHOODS) and names["data"] <= set(LOADERS)
+    for group, (key, classes) in VARIANTS.items():
+        for name in classes:
+            required = {"tolerance": 0.1} if "geco" in name else {}
+            assert getattr(variant(group, name, **required), key) == name
+    for config in VARIANTS["model"][1].values():
         assert set(get_args(get_type_hints(config).get("network", Literal[()]))) in (set(), set(NETWORKS))
-    assert set(get_args(get_type_hints(LikelihoodConfig)["name"])) == set(LIKELIHOODS)
-    assert set(get_args(get_type_hints(ObjectiveConfig)["name"])) == set(FIELDS_OF)
-    options = {f.name for f in dataclasses.fields(DataConfig)}
-    for name in get_args(get_type_hints(DataConfig)["name"]):
-        assert set(dataset_options(name)) <= options
+
+
+@pytest.mark.parametrize("name", VARIANTS["data"][1])
+def test_a_datasets_settings_are_its_loaders_options_with_the_same_defaults(name):
+    assert variant("data", name).options() == dataset_options(name)
+
+
+def test_settings_of_version_0_1_0_are_read():
+    """They had every variant's fields, null where the chosen one has none."""
+    tree = to_json(PRESETS["smmnist-geco"][1])
+    tree["data"] |= {"flip": None, "stride": None, "source": None}
+    tree["likelihood"] |= {"sigma": None, "soft_clip": None, "mixtures": None}
+    tree["objective"] |= {"beta": None, "svg_beta": None, "decay": None, "step_size": None, "n_importance": None}
+    assert from_json(tree) == PRESETS["smmnist-geco"][1]
+    with pytest.raises(ValueError, match="objective.beta is no setting of geco"):
+        from_json(tree | {"objective": tree["objective"] | {"beta": 2.0}})
+    images = to_json(PRESETS["mnist-vae"][1])
+    images["data"] |= {"n_past": 0, "n_future": 1, "seed": 0, "glyphs": None}
+    assert from_json(images) == PRESETS["mnist-vae"][1]
+    digits, plain = to_json(PRESETS["demo"][1]), to_json(PRESETS["smmnist-deterministic"][1])
+    digits["data"] |= {"root": None}
+    plain["model"] |= {"z_dim": None, "posterior_layers": None, "prior_layers": None}
+    assert from_json(digits) == PRESETS["demo"][1] and from_json(plain) == PRESETS["smmnist-deterministic"][1]
 
 
 def test_unknown_keys_of_a_settings_file_are_errors():
@@ -69,26 +95,17 @@ def test_a_folder_without_a_run_and_a_damaged_one_are_told_apart(tmp_path):
 
 
 def test_only_what_changes_no_number_may_differ_on_resume():
-    paper = ObjectiveConfig(name="geco", tolerance=0.06, rule="paper")
+    paper = GecoConfig(tolerance=0.06, rule="paper")
     old = dataclasses.replace(PRESETS["smmnist-geco"][1], objective=paper, optim=OptimConfig())
     replaced = {  # one other value of every field of a run that could be resumed with it
-        "data": {"name": "digits", "root": "elsewhere", "n_past": 3, "n_future": 4, "image_size": 128, "seed": 1}
-        | {"glyphs": "drawn", "digit_size": 32, "n_digits": 1, "deterministic": True, "min_speed": 1, "max_speed": 2},
+        "data": {"root": "elsewhere", "n_past": 3, "n_future": 4, "image_size": 128, "seed": 1, "glyphs": "drawn"}
+        | {"digit_size": 32, "n_digits": 1, "deterministic": True, "min_speed": 1, "max_speed": 2},
         "model": {"norm": "group", "prior": "fixed", "width": 8, "g_dim": 8, "rnn_size": 8, "predictor_layers": 1}
-        | {"z_dim": 3, "posterior_layers": 2, "prior_layers": 2, "last_frame_skip": True},
+        | {"z_dim": 3, "posterior_layers": 2, "prior_layers": 2, "last_frame_skip": True, "network": "vgg"},
         "objective": {"tolerance": 0.2, "decay": 0.9, "step_size": 0.1, "per_frame": True, "lambda_init": 2.0}
         | {"rule": "adaptive", "loss_on": "future"},
-        "optim": {
-            "steps": 7,
-            "batch_size": 7,
-            "accumulate": 2,
-            "lr": 0.1,
-            "beta2": 0.9,
-            "schedule": "cosine",
-            "warmup": 7,
-            "grad_clip": 1.0,
-            "ema": 0.9,
-        },
+        "optim": {"steps": 7, "batch_size": 7, "accumulate": 2, "lr": 0.1, "beta2": 0.9, "schedule": "cosine"}
+        | {"warmup": 7, "grad_clip": 1.0, "ema": 0.9},
         "compute": {"device": "cpu", "amp": "off", "compile": "off", "workers": 0, "timeout": 7}
         | {"data": "host", "checkpoint_activations": True},
         "run": {"seed": 1, "log_every": 7, "sample_every": 7, "checkpoint_every": 7, "n_valid": 7},
@@ -96,13 +113,8 @@ def test_only_what_changes_no_number_may_differ_on_resume():
     }
     for group, values in replaced.items():
         part = getattr(old, group)
-        missing = (
-            {f.name for f in dataclasses.fields(part)}
-            - set(values)
-            - {"name", "family", "network", "beta", "svg_beta", "project", "source", "flip", "stride"}
-            - {"kl_warmup", "kl_cycle", "free_bits", "n_importance", "form", "constraint_on"}  # of other objectives
-            - {"lambda_start"}  # of the other rule
-        )
+        others = {"name", "family", "project", "lambda_start"}  # of other variants, or another field's
+        missing = {f.name for f in dataclasses.fields(part)} - set(values) - others
         assert not missing, f"{group}: this test forgets {missing}"
         for name, value in values.items():
             new = dataclasses.replace(old, **{group: dataclasses.replace(part, **{name: value})})
@@ -121,32 +133,31 @@ def test_passes_of_a_step_may_differ_on_resume_where_no_norm_looks_at_the_batch(
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"objective": ObjectiveConfig(name="geco", tolerance=0.1)}, "use likelihood.name gaussian, not optimal-sigma"),
+        ({"objective": GecoConfig(tolerance=0.1)}, "use likelihood.name gaussian, not optimal-sigma"),
         (
             {
-                "objective": ObjectiveConfig(name="geco", tolerance=0.1),
-                "likelihood": LikelihoodConfig(name="gaussian", sigma=0.1),
+                "objective": GecoConfig(tolerance=0.1),
+                "likelihood": GaussianConfig(sigma=0.1),
             },
             "likelihood.sigma is not used by objective geco",
         ),
         (
             {
-                "objective": ObjectiveConfig(name="geco", tolerance=0.1),
+                "objective": GecoConfig(tolerance=0.1),
                 "likelihood": GAUSSIAN,
                 "model": SvgConfig(prior="none"),
             },
             "objective geco weighs latents, and this model has none",
         ),
-        ({"objective": ObjectiveConfig(beta=0.5)}, "objective.beta goes with likelihood.name gaussian"),
-        ({"objective": ObjectiveConfig(svg_beta=1.0)}, "objective.svg-beta goes with likelihood.name gaussian"),
+        ({"objective": ElboConfig(beta=0.5)}, "objective.beta goes with likelihood.name gaussian"),
+        ({"objective": ElboConfig(svg_beta=1.0)}, "objective.svg-beta goes with likelihood.name gaussian"),
         (
-            {"objective": ObjectiveConfig(free_bits=1.0), "model": SvgConfig(prior="none")},
+            {"objective": ElboConfig(free_bits=1.0), "model": SvgConfig(prior="none")},
             "objective.free-bits weighs",
         ),
-        ({"objective": ObjectiveConfig(kl_warmup=1), "model": SvgConfig(prior="none")}, "objective.kl-warmup weighs"),
-        ({"objective": ObjectiveConfig(svg_beta=1e-4)}, "objective.svg-beta goes with likelihood.name gaussian"),
+        ({"objective": ElboConfig(kl_warmup=1), "model": SvgConfig(prior="none")}, "objective.kl-warmup weighs"),
         (
-            {"objective": ObjectiveConfig(beta=2.0), "likelihood": GAUSSIAN, "model": SvgConfig(prior="none")},
+            {"objective": ElboConfig(beta=2.0), "likelihood": GAUSSIAN, "model": SvgConfig(prior="none")},
             "objective.beta weighs a KL",
         ),
     ],
@@ -159,16 +170,15 @@ def test_combinations_that_make_no_sense_are_refused_by_name(settings, message):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: DataConfig(n_past=15, n_future=0), "data.n-past is 15 of the clip's 15 frames"),
-        (lambda: DataConfig(n_past=0), "data.n-past must be >= 1"),
-        (lambda: DataConfig(image_size=48), "data.image-size is 48; networks exist for 32, 64, 128, 256"),
+        (lambda: DigitsConfig(n_past=15, n_future=0), "data.n-past is 15 of the clip's 15 frames"),
+        (lambda: DigitsConfig(n_past=0), "data.n-past must be >= 1"),
+        (lambda: DigitsConfig(image_size=48), "data.image-size is 48; networks exist for 32, 64, 128, 256"),
         (lambda: OptimConfig(accumulate=0), "optim.accumulate must be finite and > 0, got 0"),
         (lambda: ComputeConfig(timeout=0), "compute.timeout must be >= 1 second, got 0"),
         (lambda: OptimConfig(lr=0), "optim.lr must be finite and > 0, got 0"),
         (lambda: OptimConfig(lr=float("inf")), "optim.lr must be finite and > 0, got inf"),
         (lambda: OptimConfig(warmup=-1), "optim.warmup must be >= 0 steps, got -1"),
-        (lambda: DataConfig(root="data"), "data.root is not used by digits"),
-        (lambda: DataConfig(seed=2**32), r"data.seed must be in \[0, 2\^32\)"),
+        (lambda: DigitsConfig(seed=2**32), r"data.seed must be in \[0, 2\^32\)"),
         (lambda: WandbConfig(project="x"), "wandb.project is not used with wandb.mode off"),
         (lambda: OptimConfig(ema=1.0), r"optim.ema must be in \(0, 1\)"),
     ],

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from datasets import LOADERS, dataset_options, load_dataset
-from tests.data_files import write_bair_arrays, write_folder, write_jpeg_copy
+from tests.data_files import write_bair_arrays, write_folder, write_jpeg_copy, write_kth_arrays
 
 STILL = ("mnist", "cifar10")
 MADE_ON_THE_FLY = ("digits", "moving_mnist")
@@ -35,8 +35,10 @@ def test_every_dataset_gives_uint8_clips(name, mnist_root, tmp_path):
     root, seq_len, size, options = mnist_root, *((1, 32) if name in STILL else (12, 64)), {}
     if name == "cifar10":
         root, options = write_jpeg_copy(tmp_path, n_test=80), {"source": "jpeg"}
-    if name == "bair":
-        root = write_bair_arrays(tmp_path, n_test=70)
+    if name in ("bair", "pushing"):
+        root = write_bair_arrays(tmp_path, n_test=70, name=name)
+    if name == "kth":
+        root = write_kth_arrays(tmp_path)
     if name == "mnist_test_seq":
         root = write_test_seq(tmp_path, n=70)
     if name == "video_folder":

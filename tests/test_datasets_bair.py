@@ -1,6 +1,5 @@
 """BAIR: made files in the published layout, converted; what is refused; kills; download; and the reader."""
 
-import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -12,9 +11,7 @@ import struct
 import subprocess
 import sys
 import tarfile
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +21,9 @@ from PIL import Image
 from tfrecord.writer import TFRecordWriter
 from torch.utils.data import DataLoader, Subset
 
-from datasets import convert_bair, load_dataset
-from tests.data_files import bair_noise, make_bair, write_bair_arrays, write_bair_records
+from datasets import load_dataset
+from datasets.bair import convert as convert_bair
+from tests.data_files import bair_noise, make_bair, numbered_by_clip, write_bair_arrays, write_bair_records
 
 REPOSITORY = Path(__file__).parent.parent
 PUBLISHED = convert_bair.N_PUBLISHED  # as it is before the tests put COUNTS in its place
@@ -83,7 +81,7 @@ def refused(capsys, *arguments):
     capsys.readouterr()
     assert convert(*arguments) == 2
     error = capsys.readouterr().err
-    assert error.startswith("convert_bair: ") and error.endswith("\n") and error.count("\n") == 1
+    assert error.startswith("datasets.bair.convert: ") and error.endswith("\n") and error.count("\n") == 1
     return error
 
 
@@ -197,6 +195,10 @@ DAMAGES = {
     "two frames": (changed(FRAME, ([b"abc", b"d"], "byte")), f"1: {FRAME} has 3 [+] 1 bytes, expected 12288"),
     "frame of floats": (changed(FRAME, ([1.0], "float")), f"1: {FRAME} has 0 bytes, expected 12288"),
     "missing action": (changed("3/action", None), "1: it has no 3/action, expected 4 floats"),
+    "NaN": (
+        changed("3/action", ([0.0, float("nan"), 0.0, 0.0], "float")),
+        "1: action holds values that are not finite",
+    ),
     "long position": (changed("3/endeffector_pos", ([0.0] * 4, "float")), "1: 3/endeffector_pos has 4 floats, .* 3;"),
 }
 
@@ -347,7 +349,7 @@ def test_kill_9_of_the_command_and_the_same_command_again_give_the_same_bytes(ma
     for n in range(40):  # enough to be in the midst of it when the first file's end shows
         os.link(made[0] / "softmotion30_44k" / "train" / DAMAGED, train / f"traj_{2 * n}_to_{2 * n + 1}.tfrecords")
     arguments = [str(tmp_path / "src"), str(dst), "--allow-partial"]
-    command = subprocess.Popen([sys.executable, "-m", "datasets.convert_bair", *arguments], cwd=REPOSITORY)
+    command = subprocess.Popen([sys.executable, "-m", "datasets.bair.convert", *arguments], cwd=REPOSITORY)
     while command.poll() is None and not (dst / "bair_train.json.part").exists():
         time.sleep(0.001)
     command.send_signal(signal.SIGKILL)
@@ -359,65 +361,40 @@ def test_kill_9_of_the_command_and_the_same_command_again_give_the_same_bytes(ma
 
 
 @pytest.fixture
-def server(made, tmp_path, monkeypatch):
-    """Serves a tar of the made files; `ranges` receives the Range of each request, `limit` cuts each answer short."""
-    with tarfile.open(tmp_path / "served.tar", "w") as tar:
-        tar.add(made[0] / "softmotion30_44k", "softmotion30_44k")
-    data = (tmp_path / "served.tar").read_bytes()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.server.ranges.append(self.headers["Range"])
-            start = int(re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])[1]) if self.server.resumes else 0
-            self.send_response(206 if self.server.resumes else 200)
-            self.send_header("Content-Length", str(len(data) - start))
-            self.end_headers()
-            with contextlib.suppress(ConnectionError):  # the client need not wait for the end
-                self.wfile.write(data[start:][: self.server.limit])
-
-        def log_message(self, *arguments):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    server.ranges, server.limit, server.resumes = [], None, True
-    monkeypatch.setattr(convert_bair, "URL", f"http://127.0.0.1:{server.server_port}/served.tar")
-    monkeypatch.setattr(convert_bair, "TAR_BYTES", len(data))
-    monkeypatch.setattr(convert_bair, "TAR_SHA256", hashlib.sha256(data).hexdigest())
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def served(made, tmp_path, monkeypatch):
+    """A published tar, and where it lies on the network."""
+    tar = tmp_path / "network" / "served.tar"
+    tar.parent.mkdir()
+    with tarfile.open(tar, "w") as file:
+        file.add(made[0] / "softmotion30_44k", "softmotion30_44k")
+    monkeypatch.setattr(convert_bair, "URL", tar.as_uri())
+    monkeypatch.setattr(convert_bair, "TAR_BYTES", tar.stat().st_size)
+    monkeypatch.setattr(convert_bair, "TAR_SHA256", hashlib.sha256(tar.read_bytes()).hexdigest())
+    return tar
 
 
-@pytest.mark.parametrize("resumes", [True, False])
-def test_a_broken_download_is_gone_on_with_and_converted(server, tmp_path, capsys, expected, resumes):
+def test_the_tar_is_downloaded_once_and_converted(served, tmp_path, capsys, expected):
     root, dst = tmp_path / "new" / "root", tmp_path / "dst"
-    server.limit = 3_000_000
-    error = refused(capsys, root, dst, "--download")
-    assert "broke off at 3,000,000 of" in error or "IncompleteRead" in error
-    assert [path.name for path in root.iterdir()] == ["served.tar.part"] and not dst.exists()
-    server.limit, server.resumes = None, resumes
     assert convert(root, dst, "--download") == 0
-    assert server.ranges == ["bytes=0-", "bytes=3000000-"]
-    assert convert(root, dst, "--download") == 0  # nothing to download any more
-    assert len(server.ranges) == 2 and digests(dst) == expected
-    assert [path.name for path in root.iterdir()] == ["served.tar"]
+    served.unlink()
+    assert convert(root, dst, "--download") == 0
+    assert digests(dst) == expected and [path.name for path in root.iterdir()] == ["served.tar"]
     assert "is not the published tar" not in capsys.readouterr().out
 
 
-def test_another_file_under_the_published_address_is_refused(server, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(convert_bair, "TAR_SHA256", "0" * 64)
-    error = refused(capsys, tmp_path / "root", tmp_path / "dst", "--download")
-    assert f"expected {'0' * 64}; it is deleted" in error and not list((tmp_path / "root").iterdir())
-    monkeypatch.setattr(convert_bair, "TAR_BYTES", 10**7)
-    error = refused(capsys, tmp_path / "root", tmp_path / "dst", "--download")
-    assert "expected 10,000,000: no longer the published file" in error and not list((tmp_path / "root").iterdir())
-
-
-def test_no_network_is_one_line(server, tmp_path, capsys):
-    server.server_close()
-    error = refused(capsys, tmp_path / "root", tmp_path / "dst", "--download")
-    assert f"cannot download {convert_bair.URL} (" in error and f"put the file into {tmp_path / 'root'}" in error
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda tar: tar.unlink(), "URLError"),
+        (lambda tar: os.truncate(tar, 3_000_000), "RuntimeError invalid hash value"),
+    ],
+)
+def test_a_download_that_fails_is_one_line_and_leaves_nothing(served, tmp_path, capsys, damage, message):
+    damage(served)
+    error = refused(capsys, tmp_path / "root", tmp_path / "dst", "--download").splitlines()[-1]
+    assert f"cannot download {convert_bair.URL} (" in error and message in error
+    assert f"put the file into {tmp_path / 'root'} yourself, `wget -c` resumes it" in error
+    assert not list((tmp_path / "root").iterdir()) and not (tmp_path / "dst").exists()
 
 
 def load(root, split="train", **options):
@@ -491,7 +468,7 @@ def test_loader_workers_give_the_same_clips_and_open_the_videos_themselves(tmp_p
     pickled = pickle.dumps(dataset)
     assert len(pickled) < 1000
     copy = pickle.loads(pickled)
-    assert copy._videos is None and copy[7].equal(dataset[7]) and isinstance(copy._videos, np.memmap)
+    assert copy._opened == {} and copy[7].equal(dataset[7]) and isinstance(copy.videos, np.memmap)
     for workers in (0, 2):
         batches = DataLoader(Subset(pickle.loads(pickled), range(30)), batch_size=8, num_workers=workers)
         assert torch.cat(list(batches)).equal(expected)
@@ -521,6 +498,60 @@ def test_svgs_png_folders_give_the_same_clips_as_the_array(tmp_path):
     Image.fromarray(videos[19][0]).save(folder / "0.png")
     with pytest.raises(FileNotFoundError, match="no usable frame in .*9/1.png"):
         load(tmp_path / "png", "valid")[0]
+
+
+def test_actions_and_positions_are_those_of_the_frames_that_a_clip_shows(tmp_path):
+    write_bair_arrays(tmp_path)
+    indices = [5, 0, 400_000, 5, 38]
+    train = load(tmp_path)
+    videos, starts, _ = train.cuts(indices)
+    for values, size in ((train.actions(indices), 4), (train.positions(indices), 3)):
+        assert values.shape == (5, 12, size) and values.dtype == torch.float32
+        for row, video, start in zip(values, videos, starts, strict=True):
+            assert np.array_equal(row, numbered_by_clip(40, size)[video, start : start + 12])
+    assert train.action_size == 4 and train.actions(indices[:2]).equal(train.actions(indices)[:2])
+    for split, videos in (("valid", numbered_by_clip(40, 4)[38:]), ("test", numbered_by_clip(3, 4))):
+        assert np.array_equal(load(tmp_path, split).actions(range(len(videos))), videos[:, :12])
+    with pytest.raises(IndexError, match="clip 3 is not in 0..2"):
+        load(tmp_path, "test").actions([3])
+
+
+def test_actions_are_the_same_after_pickling_and_whatever_else_was_read(tmp_path):
+    train = load(write_bair_arrays(tmp_path))
+    before = pickle.loads(pickle.dumps(train)).actions([7])
+    train.__getitems__(range(20))
+    assert train.actions(range(3, 9))[4].equal(before[0])
+
+
+def test_flipped_bair_has_no_actions_because_its_camera_is_not_known(tmp_path):
+    train = load(write_bair_arrays(tmp_path), flip=True)
+    with pytest.raises(ValueError, match="how its actions would mirror is not known; drop flip"):
+        train.actions([0])
+    assert load(tmp_path, "valid", flip=True).actions([0]).shape == (1, 12, 4)
+
+
+@pytest.mark.parametrize(
+    "write, error, message",
+    [
+        (lambda path: path.unlink(), FileNotFoundError, "is missing.*python -m datasets.bair.convert SRC"),
+        (
+            lambda path: np.save(path, numbered_by_clip(40, 3)),
+            FileNotFoundError,
+            r"\(40, 30, 3\) float32, expected \(N, 30, 4\)",
+        ),
+        (lambda path: np.save(path, numbered_by_clip(40, 4).astype(float)), FileNotFoundError, "float64, expected"),
+        (lambda path: np.save(path, numbered_by_clip(40, 4) * np.nan), FileNotFoundError, "values that are not finite"),
+        (lambda path: np.save(path, numbered_by_clip(39, 4)), ValueError, "actions of 39 videos and frames of 40"),
+    ],
+)
+def test_missing_or_damaged_actions_are_one_line_where_they_are_asked_for(tmp_path, write, error, message):
+    write_bair_arrays(tmp_path)
+    write(tmp_path / "bair_train_actions.npy")
+    train = load(tmp_path)
+    assert train[0].shape == (12, 3, 64, 64)
+    with pytest.raises(error, match=message) as raised:
+        train.actions([0])
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -557,7 +588,7 @@ def test_a_damaged_state_of_a_conversion_is_one_line(made, tmp_path, content, ca
 def test_missing_or_damaged_arrays_are_one_line_with_the_command(tmp_path, write, message):
     path = tmp_path / "bair_train.npy"
     write(path)
-    with pytest.raises(FileNotFoundError, match=f"{message}.*python -m datasets.convert_bair SRC {tmp_path}") as error:
+    with pytest.raises(FileNotFoundError, match=f"{message}.*python -m datasets.bair.convert SRC {tmp_path}") as error:
         load(tmp_path)
     assert str(path) in str(error.value) and "\n" not in str(error.value) and error.value.__suppress_context__
 
@@ -571,7 +602,7 @@ def test_missing_or_damaged_arrays_are_one_line_with_the_command(tmp_path, write
         ({"seed": -1}, "seed must be an integer >= 0, got -1"),
         ({"flip": "no"}, "flip must be True or False, got 'no'"),
         ({"camera": "main"}, "bair has no option 'camera', expected one of flip"),
-        ({"root": None}, "root must be the folder that holds BAIR's converted videos, got None"),
+        ({"root": None}, "root must be the folder that holds bair's converted videos, got None"),
         ({}, "holds 1 videos to train and validate on, too few to split 95 to 5"),
     ],
 )

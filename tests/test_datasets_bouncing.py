@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from datasets.bouncing import MAX_BOUNCES, Motion, clip_noise, move, render, simulate
-from datasets.keyed import GOLDEN, keyed_uniform, mix
+from datasets.base import GOLDEN, keyed_uniform, mix
+from datasets.digits.bouncing import MAX_BOUNCES, Motion, clip_noise, move, render, simulate
 
 FLAVOURS = {"exact": 28, "svg": 32}  # digit_size
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datasets import load_dataset, on_device
-from datasets.bouncing import render
+from datasets.digits.bouncing import render
 from datasets.on_device import device_batches
 from tests.data_files import write_bair_arrays, write_jpeg_copy
 

@@ -13,7 +13,7 @@ import torchvision
 from PIL import Image
 
 from datasets import load_dataset
-from datasets.glyphs import MNIST_FILES, SOURCES, load_glyphs, main
+from datasets.digits.glyphs import MNIST_FILES, SOURCES, load_glyphs, main
 
 SPLITS = ("train", "valid", "test")
 
@@ -71,7 +71,7 @@ def test_missing_mnist_without_network_is_one_line_with_the_remedies(name, tmp_p
         load_dataset(name, tmp_path, "test", seq_len=5)
     message = str(error.value)
     assert "\n" not in message and str(tmp_path / "MNIST" / "raw") in message and "no network" in message
-    assert f"python -m datasets.glyphs {tmp_path}" in message and "--data.name digits" in message
+    assert f"python -m datasets.digits.glyphs {tmp_path}" in message and "--data.name digits" in message
     assert error.value.__suppress_context__ and error.value.__cause__ is None
     assert capsys.readouterr().out == ""
     assert list(tmp_path.iterdir()) == []
@@ -85,7 +85,7 @@ def test_damaged_mnist_is_one_line_with_the_remedies(content, tmp_path, offline,
         header = b"\x00\x00\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (60_000, 28, 28))
         (raw / name).write_bytes(header + bytes(999) if content == "short" else content)
     with pytest.raises(
-        FileNotFoundError, match="no usable MNIST.*python -m datasets.glyphs.*--data.name digits"
+        FileNotFoundError, match="no usable MNIST.*python -m datasets.digits.glyphs.*--data.name digits"
     ) as error:
         load_glyphs("mnist", tmp_path, "train", 28)
     assert "\n" not in str(error.value) and error.value.__suppress_context__
@@ -142,4 +142,4 @@ def test_gz_files_that_are_not_mnist_are_refused(content, tmp_path, offline):
 def test_download_command_without_a_folder_says_how_it_is_used(capsys):
     with pytest.raises(SystemExit, match="2"):
         main([])
-    assert capsys.readouterr().err == "usage: python -m datasets.glyphs ROOT\n"
+    assert capsys.readouterr().err == "usage: python -m datasets.digits.glyphs ROOT\n"

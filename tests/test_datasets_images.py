@@ -138,7 +138,7 @@ def test_the_dataset_that_the_errors_offer_instead_gives_still_images_too():
 
 
 def test_missing_mnist_without_network_is_one_line_with_the_remedies(tmp_path, offline):
-    with pytest.raises(FileNotFoundError, match="python -m datasets.glyphs.*--data.name digits") as error:
+    with pytest.raises(FileNotFoundError, match="python -m datasets.digits.glyphs.*--data.name digits") as error:
         load("mnist", tmp_path)
     assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
 

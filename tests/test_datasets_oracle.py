@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from datasets import load_dataset, oracle
-from datasets.bouncing import clip_noise
-from datasets.oracle import future_states, oracle_futures
+from datasets import load_dataset
+from datasets.digits import oracle
+from datasets.digits.bouncing import clip_noise
+from datasets.digits.oracle import future_states, oracle_futures
 
 N_PAST, N_FUTURE = 5, 20
 TOP, EPS = 36, 1e-8

@@ -17,8 +17,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
-from datasets import convert_videos, load_dataset, video_folder
-from datasets.video_folder import read_video
+from datasets import load_dataset
+from datasets import videos as video_folder
+from datasets.videos import convert as convert_videos
+from datasets.videos import read_video
 from tests.data_files import bucket, movie, smooth_movie, write_animated, write_folder, write_movie
 
 SPLITS = ("train", "valid", "test")
@@ -502,7 +504,7 @@ def test_videos_shorter_than_a_clip_are_left_out_with_a_count(tmp_path, capsys):
     for path in tmp_path.glob("*.gif"):
         if bucket(path.name) >= 95:
             write_animated(path, movie(3))
-    message = r"longest of the test split has 3, of all 12; .* or share .* `(python -m datasets.convert_videos .*)`"
+    message = r"longest of the test split has 3, of all 12; .* or share .* `(python -m datasets.videos.convert .*)`"
     with pytest.raises(ValueError, match=message) as error:
         load(tmp_path, "test", seq_len=10)
     assert "\n" not in str(error.value)
@@ -743,7 +745,7 @@ def test_the_command_explains_itself_and_refuses_nonsense(tmp_path, capsys):
     for arguments, message in (
         (
             [tmp_path, tmp_path / "dst", "--stride", "0"],
-            "datasets.convert_videos: stride must be an integer >= 1, got 0",
+            "datasets.videos.convert: stride must be an integer >= 1, got 0",
         ),
         ([tmp_path / "none", tmp_path / "dst"], "none is no folder; give the one that holds"),
     ):

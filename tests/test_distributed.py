@@ -16,19 +16,36 @@ from torch import nn
 from torch.testing import assert_close
 
 import train
+from datasets.on_device import device_batches
 from seqvae import distributed
-from seqvae.config import ComputeConfig, DataConfig, LikelihoodConfig, ObjectiveConfig, RunConfig, build_model
+from seqvae.build import build_model
+from seqvae.config import (
+    ComputeConfig,
+    DiscreteConfig,
+    ElboConfig,
+    GaussianConfig,
+    GecoConfig,
+    GecoIwaeConfig,
+    ImageConfig,
+    IwaeConfig,
+    LikelihoodConfig,
+    MnistConfig,
+    ObjectiveConfig,
+    OptimalSigmaConfig,
+    RunConfig,
+    SharedSigmaConfig,
+)
 from seqvae.likelihoods.base import Densities
 from seqvae.likelihoods.gaussian import OneSigma, gaussian_log_prob
-from seqvae.models import ImageConfig
 from seqvae.objectives import Elbo
+from seqvae.training import session
 from seqvae.training.logger import read_metrics
 from seqvae.training.loop import StepSampler
+from seqvae.training.session import UNFINISHED, build_trainer
 from seqvae.training.state import TrainState
 from seqvae.training.step import train_step
 from seqvae.training.terms import batch_terms
 from tests.helpers import TINY, TINY_FLAGS, assert_bitwise_equal, change, combinations, final, flat, free_port, wait_for
-from train import UNFINISHED, build_trainer
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -37,8 +54,8 @@ STEPS, BROKEN_STEP = 10, 4
 
 
 def cases() -> dict[str, RunConfig]:
-    geco = ObjectiveConfig(name="geco", tolerance=0.1)
-    gaussian = LikelihoodConfig(name="gaussian")
+    geco = GecoConfig(tolerance=0.1)
+    gaussian = GaussianConfig()
 
     def case(objective: ObjectiveConfig, likelihood: LikelihoodConfig) -> RunConfig:
         return dataclasses.replace(GROUP, objective=objective, likelihood=likelihood)
@@ -46,12 +63,12 @@ def cases() -> dict[str, RunConfig]:
     found = {
         "geco": case(geco, gaussian),
         "geco-per-frame": case(dataclasses.replace(geco, per_frame=True), gaussian),
-        "optimal-sigma": case(ObjectiveConfig(), LikelihoodConfig(dequantise=True)),
-        "optimal-sigma-soft-clip": case(ObjectiveConfig(), LikelihoodConfig(soft_clip=True)),
-        "iwae": case(ObjectiveConfig(name="iwae", n_importance=2), LikelihoodConfig(name="shared-sigma")),
-        "geco-iwae": case(ObjectiveConfig(name="geco-iwae", n_importance=2, tolerance=0.1), gaussian),
+        "optimal-sigma": case(ElboConfig(), OptimalSigmaConfig(dequantise=True)),
+        "optimal-sigma-soft-clip": case(ElboConfig(), OptimalSigmaConfig(soft_clip=True)),
+        "iwae": case(IwaeConfig(n_importance=2), SharedSigmaConfig()),
+        "geco-iwae": case(GecoIwaeConfig(n_importance=2, tolerance=0.1), gaussian),
         "batch-scale": GROUP,
-        "free-bits": case(ObjectiveConfig(free_bits=1e-4, kl_warmup=5), LikelihoodConfig(name="bernoulli")),
+        "free-bits": case(ElboConfig(free_bits=1e-4, kl_warmup=5), DiscreteConfig()),
     }
     clipped = change(change(found["geco"], "optim", ema=0.5), "optim", grad_clip=1.0)
     found["a-step-of-nan"] = clipped
@@ -221,7 +238,7 @@ def test_activations_computed_again_give_the_same_step_and_take_less_memory(netw
 
 
 def test_activations_are_computed_again_for_images_and_in_several_passes():
-    data = DataConfig(name="mnist", image_size=32, n_past=0, n_future=1)
+    data = MnistConfig()
     model = ImageConfig(width=4, g_dim=8, z_dim=3)
     cfg = change(dataclasses.replace(TINY, data=data, model=model), "optim", accumulate=2, batch_size=4)
     plain, again = (build_trainer(change(cfg, "compute", checkpoint_activations=on), 1, CPU) for on in (False, True))
@@ -293,8 +310,11 @@ def test_clips_made_on_the_device_are_those_of_the_host(tmp_path, capsys):
     assert 0 < read_metrics(tmp_path / "device" / "metrics.jsonl")[0]["train/data_wait"] < 1
     cfg = change(RunConfig(), "compute", data="device")
     with pytest.raises(ValueError, match="clips of digits cannot be made on the device; pass --compute.data auto"):
-        train.clip_source(cfg, torch.utils.data.TensorDataset(), CPU)
-    assert train.clip_source(change(cfg, "compute", data="auto"), torch.utils.data.TensorDataset(), CPU) is None
+        session.clip_source(cfg, torch.utils.data.TensorDataset(), CPU, device_batches)
+    assert (
+        session.clip_source(change(cfg, "compute", data="auto"), torch.utils.data.TensorDataset(), CPU, device_batches)
+        is None
+    )
     assert ComputeConfig().data == "auto"
 
 

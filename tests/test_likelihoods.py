@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -5,19 +6,12 @@ import torch
 from torch.distributions import Normal
 from torch.testing import assert_close
 
+from seqvae.config import VARIANTS, GaussianConfig, LogisticMixtureConfig, variant
 from seqvae.gaussian import Gaussian, gaussian_kl, standard_normal_like
-from seqvae.likelihoods import (
-    ANALYTIC,
-    DISCRETE,
-    FIELDS_OF,
-    LIKELIHOODS,
-    LikelihoodConfig,
-    bits_offset,
-    build_likelihood,
-    dequantise,
-)
+from seqvae.likelihoods import DISCRETE, LIKELIHOODS, bits_offset, build_likelihood, dequantise
 from seqvae.likelihoods.gaussian import MIN_LOG_SIGMA, OptimalSigma, OptimalSigmaPerImage, gaussian_log_prob
 
+ANALYTIC = tuple(name for name, cls in VARIANTS["likelihood"][1].items() if cls.analytic)
 CONTINUOUS = tuple(name for name in LIKELIHOODS if name not in DISCRETE)
 BYTES = torch.arange(256, dtype=torch.float64).reshape(256, 1, 1, 1) / 255  # every frame of one pixel
 
@@ -577,28 +571,27 @@ def test_a_narrow_component_samples_its_own_level():
 # ---- settings ---------------------------------------------------------------------------------------------------
 
 
-def test_a_setting_that_the_likelihood_does_not_use_is_refused_by_name():
-    values = {"sigma": 0.1, "soft_clip": True, "mixtures": 3, "dequantise": True}
-    for name, used in FIELDS_OF.items():
-        assert ("dequantise" in used) == (name not in DISCRETE)
-        for field, value in values.items():
-            if field in used:
-                cfg = LikelihoodConfig(name=name, **{field: value})
-                assert cfg.options() == ({} if field == "dequantise" else {field: value})
-                build_likelihood(name, 1, **cfg.options())
-            else:
-                flag = f"likelihood.{field.replace('_', '-')}"
-                with pytest.raises(ValueError, match=f"^{flag} is not used by {name} but by .*; drop it"):
-                    LikelihoodConfig(name=name, **{field: value})
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_every_likelihood_is_built_from_its_settings(name):
+    cfg = variant("likelihood", name)
+    assert build_likelihood(name, 1, **cfg.options()).discrete == (name in DISCRETE)
+    assert ("dequantise" in {f.name for f in dataclasses.fields(cfg)}) == (name not in DISCRETE)
+    assert cfg.analytic == (name in ANALYTIC)
+    for field, value in {"sigma": 0.1, "soft_clip": True, "mixtures": 3}.items():
+        if field in cfg.options():
+            changed = variant("likelihood", name, **{field: value})
+            assert changed.options()[field] == value
+            build_likelihood(name, 1, **changed.options())
+
+
+def test_the_number_of_components_is_used():
     assert build_likelihood("logistic-mixture", 3, mixtures=2).param_channels == 18
 
 
 def test_bad_settings_are_refused_by_name():
     with pytest.raises(ValueError, match="likelihood.name is 'laplace', expected one of gaussian, shared-sigma"):
         build_likelihood("laplace", 1)
-    with pytest.raises(ValueError, match="likelihood.sigma is not used by optimal-sigma but by gaussian, shared-sigma"):
-        LikelihoodConfig(name="optimal-sigma", sigma=0.1)
     with pytest.raises(ValueError, match="likelihood.sigma must be finite and > 0, got -1"):
-        LikelihoodConfig(name="gaussian", sigma=-1)
+        GaussianConfig(sigma=-1)
     with pytest.raises(ValueError, match="likelihood.mixtures must be >= 1, got 0"):
-        LikelihoodConfig(name="logistic-mixture", mixtures=0)
+        LogisticMixtureConfig(mixtures=0)

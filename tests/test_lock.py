@@ -8,6 +8,7 @@ import signal
 import pytest
 
 import train
+from seqvae.training import session
 from seqvae.training.lock import RunLock
 from seqvae.training.logger import read_metrics
 from tests.helpers import GECO_FLAGS, final, start, wait_for, without
@@ -36,14 +37,14 @@ def test_a_refused_new_run_leaves_no_lock(tmp_path):
 
 
 def test_a_run_that_another_process_has_just_started_is_not_started_again(tmp_path, capsys, monkeypatch):
-    real = train.prepare
+    real = session.prepare
 
-    def slow(cfg, device):
-        prepared = real(cfg, device)
+    def slow(*args):
+        prepared = real(*args)
         (tmp_path / "config.json").write_text("{}")
         return prepared
 
-    monkeypatch.setattr(train, "prepare", slow)
+    monkeypatch.setattr(session, "prepare", slow)
     assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 2
     assert "another process has just started" in capsys.readouterr().err
     assert (tmp_path / "config.json").read_text() == "{}"

@@ -7,7 +7,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch.testing import assert_close
 from torchvision.transforms.functional import to_pil_image
 
-from seqvae.config import DataConfig, RunConfig
+from seqvae.config import MovingMnistConfig, RunConfig, SvgConfig
 from seqvae.evaluation.choose import choose_protocol
 from seqvae.metrics.best_of_n import BestOfN, expected_best, over_videos, summarise
 from seqvae.metrics.frame import (
@@ -21,7 +21,6 @@ from seqvae.metrics.frame import (
     without_tf32,
 )
 from seqvae.metrics.protocols import PROTOCOLS, Protocol, find_protocol, label, own_protocol
-from seqvae.models import SvgConfig
 
 KINDS = ("random", "smooth", "binary", "near black", "near white")
 PER_FRAME = (psnr, ssim, ssim_svg, ssim_mcvd, ssim_mcvd_binary)
@@ -286,13 +285,13 @@ def test_full_float32_reaches_convolutions_lstms_and_products_and_ends_with_the_
 
 
 def test_a_protocol_on_the_other_kind_of_moving_mnist_says_so_in_its_name():
-    def name(protocol: str, digit_size: int | None, prior: str = "learned") -> str:
-        data = DataConfig(name="moving_mnist", digit_size=digit_size)
+    def name(protocol: str, digit_size: int, prior: str = "learned") -> str:
+        data = MovingMnistConfig(digit_size=digit_size)
         chosen = choose_protocol(RunConfig(data=data, model=SvgConfig(prior=prior)), protocol)
         return label(chosen, 1 if prior == "none" else chosen.n_samples, chosen.n_videos)
 
-    assert name("mcvd-2022", 32) == "mcvd-2022" and name("srvp-2020", None) == "srvp-2020"
+    assert name("mcvd-2022", 32) == "mcvd-2022" and name("srvp-2020", 28) == "srvp-2020"
     assert name("mcvd-2022", 28) == "mcvd-2022 (trained on 28-px digits, tested on 32-px ones)"
-    assert name("svg-2018", None) == "svg-2018 (trained on 28-px digits, tested on 32-px ones)"
+    assert name("svg-2018", 28) == "svg-2018 (trained on 28-px digits, tested on 32-px ones)"
     assert name("srvp-2020", 32) == "srvp-2020 (trained on 32-px digits, tested on 28-px ones)"
     assert name("srvp-2020", 28, prior="none") == "srvp-2020 (1 of 100 samples)"

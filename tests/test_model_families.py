@@ -9,17 +9,19 @@ import torch
 from torch.testing import assert_close
 from torch.utils._pytree import tree_leaves
 
-from seqvae.config import ComputeConfig, DataConfig, OptimConfig, RunConfig, from_json, to_json
+from seqvae.config import VARIANTS, ComputeConfig, DigitsConfig, ModelConfig, OptimConfig, RunConfig, from_json, to_json
 from seqvae.gaussian import Gaussian
 from seqvae.likelihoods import LIKELIHOODS
-from seqvae.models import FAMILIES, SVG, ModelConfig, Prediction
+from seqvae.models import FAMILIES, SVG, Prediction
+from seqvae.training.session import build_trainer
 from seqvae.training.step import train_step
 from tests.families import IMAGES, build, clips, noise, run_of, small, variants
 from tests.helpers import assert_bitwise_equal
-from train import build_trainer
 
 CPU = torch.device("cpu")
-RUN = RunConfig(data=DataConfig(image_size=32, n_past=2, n_future=2), optim=OptimConfig(steps=6, batch_size=3, lr=1e-3))
+RUN = RunConfig(
+    data=DigitsConfig(image_size=32, n_past=2, n_future=2), optim=OptimConfig(steps=6, batch_size=3, lr=1e-3)
+)
 
 
 def n_latent_frames(cfg: ModelConfig, n_past: int, n_future: int) -> int:
@@ -152,10 +154,10 @@ def test_json_names_the_family_and_holds_its_fields_alone(family):
     with pytest.raises(ValueError, match="model.*typo"):
         from_json(tree | {"model": tree["model"] | {"typo": 1}})
     for other in FAMILIES.keys() - {family}:
-        unknown = {f.name for f in dataclasses.fields(FAMILIES[other][0])} - tree["model"].keys()
+        unknown = {f.name for f in dataclasses.fields(VARIANTS["model"][1][other])} - tree["model"].keys()
         for name in unknown:
-            with pytest.raises(ValueError, match=f"model.*{name}"):
-                from_json(tree | {"model": tree["model"] | {name: None}})
+            with pytest.raises(ValueError, match=f"model.{name.replace('_', '-')} is no setting of {family}"):
+                from_json(tree | {"model": tree["model"] | {name: 1}})
     del tree["model"]["family"]
     with pytest.raises(ValueError, match="model.family is missing"):
         from_json(tree)

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from seqvae.config import ImageConfig
 from seqvae.gaussian import gaussian_kl, standard_normal_like
 from seqvae.likelihoods import LIKELIHOODS, build_likelihood
-from seqvae.models import ImageConfig, ImageVAE
+from seqvae.models import ImageVAE
 
 SMALL = {"width": 4, "g_dim": 6, "z_dim": 3}
 

@@ -8,8 +8,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from benchmarks.reference_svg import ReferenceSVG
+from seqvae.config import SvgConfig
 from seqvae.likelihoods import LIKELIHOODS, build_likelihood
-from seqvae.models import SVG, SvgConfig
+from seqvae.models import SVG
 from seqvae.networks import IMAGE_SIZES, NETWORKS
 from seqvae.networks.cpu_kernels import strided
 from tests.families import clips, far_from_start, noise

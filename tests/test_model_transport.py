@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from seqvae.config import TransportConfig
 from seqvae.likelihoods import build_likelihood
-from seqvae.models import Transport, TransportConfig
+from seqvae.models import Transport
 from seqvae.models.transport import TransportState
 from tests.families import build, clips, noise, small
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-import train
 from datasets import on_device
 from seqvae.config import RunConfig
 from seqvae.device import as_float
+from seqvae.training import session
 from seqvae.training.loop import Interval
 from seqvae.training.state import TrainState
 from seqvae.training.step import train_step
@@ -66,7 +66,7 @@ def no_values(monkeypatch) -> Iterator[None]:
 
     def build(cfg: RunConfig) -> TrainState:
         nonlocal current
-        current = train.build_trainer(cfg, 1, CUDA)
+        current = session.build_trainer(cfg, 1, CUDA)
         return current
 
     for name in random:

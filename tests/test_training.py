@@ -10,12 +10,14 @@ from torch.testing import assert_close
 
 from datasets import load_dataset
 from seqvae.config import (
-    DataConfig,
-    LikelihoodConfig,
-    ObjectiveConfig,
+    GaussianConfig,
+    GecoIwaeConfig,
+    ImageConfig,
+    IwaeConfig,
+    MnistConfig,
     OptimConfig,
+    SharedSigmaConfig,
 )
-from seqvae.models import ImageConfig
 from seqvae.training import checkpoint
 from seqvae.training.checkpoint import (
     DamagedCheckpoint,
@@ -28,12 +30,12 @@ from seqvae.training.checkpoint import (
 )
 from seqvae.training.logger import Logger, read_metrics
 from seqvae.training.loop import MAX_SKIPPED, StepSampler, TrainingFailed, run
+from seqvae.training.session import build_trainer, init_from
 from seqvae.training.state import TrainState
 from seqvae.training.step import learning_rate, train_step
 from seqvae.training.terms import batch_terms, frame_statistics
 from seqvae.training.validation import note_validation, validate
 from tests.helpers import CPU, FOREIGN, GECO, TINY, change, combinations, flat, video
-from train import build_trainer, init_from
 
 
 def snapshot(trainer: TrainState) -> dict:
@@ -129,7 +131,7 @@ def test_averaged_weights_follow_with_the_decay():
 
 
 def test_averaged_weights_predict_with_averaged_statistics_of_the_norms():
-    images = DataConfig(name="mnist", n_past=0, n_future=1, image_size=32)
+    images = MnistConfig()
     cfg = dataclasses.replace(TINY, data=images, model=ImageConfig(width=4, g_dim=8, z_dim=3))
     cfg = change(cfg, "optim", ema=0.98, lr=1e-2, batch_size=16, steps=300)
     trainer = build_trainer(cfg, 1, CPU)
@@ -157,12 +159,10 @@ def test_averaged_weights_predict_with_averaged_statistics_of_the_norms():
 def test_the_weighted_objectives_validate_with_their_own_bound_and_choose_by_it():
     cfg = dataclasses.replace(
         TINY,
-        likelihood=LikelihoodConfig(name="gaussian"),
-        objective=ObjectiveConfig(name="geco-iwae", tolerance=0.1, n_importance=3),
+        likelihood=GaussianConfig(),
+        objective=GecoIwaeConfig(tolerance=0.1, n_importance=3),
     )
-    iwae = dataclasses.replace(
-        TINY, likelihood=LikelihoodConfig(name="shared-sigma"), objective=ObjectiveConfig(name="iwae", n_importance=3)
-    )
+    iwae = dataclasses.replace(TINY, likelihood=SharedSigmaConfig(), objective=IwaeConfig(n_importance=3))
     clips = load_dataset(split="valid", **TINY.data.arguments())
     for settings, suffix in ((cfg, "at_best_sigma_nats_per_frame"), (iwae, "nats_per_frame")):
         trainer = build_trainer(settings, 1, CPU)
@@ -217,7 +217,7 @@ def test_learning_rate_schedules():
 
 
 def test_a_learned_sigma_has_its_own_learning_rate():
-    trainer = build_trainer(dataclasses.replace(TINY, likelihood=LikelihoodConfig(name="shared-sigma")), 1, CPU)
+    trainer = build_trainer(dataclasses.replace(TINY, likelihood=SharedSigmaConfig()), 1, CPU)
     train_step(trainer, video())
     assert [group["lr"] for group in trainer.optimizer.param_groups] == [1e-3, 1e-2]
     assert abs(trainer.model.likelihood.log_sigma.item()) > 5e-3
@@ -419,9 +419,7 @@ def test_broken_lines_of_the_log_are_passed_over(tmp_path):
 
 
 def test_the_settings_of_a_run_reach_its_terms():
-    iwae = dataclasses.replace(
-        TINY, likelihood=LikelihoodConfig(name="shared-sigma", dequantise=True), objective=ObjectiveConfig(name="iwae")
-    )
+    iwae = dataclasses.replace(TINY, likelihood=SharedSigmaConfig(dequantise=True), objective=IwaeConfig())
     for cfg, n_samples, bits in ((iwae, 5, 8.0), (GECO, 1, math.log2(255))):
         trainer = build_trainer(cfg, 1, CPU)
         seen = []
@@ -431,7 +429,7 @@ def test_the_settings_of_a_run_reach_its_terms():
         assert seen[0].log_ratio.shape[0] == n_samples and seen[0].bits_offset == bits
     # Dequantising changes what is scored, not what the model sees.
     statistics = []
-    for cfg in (iwae, change(iwae, "likelihood", dequantise=None)):
+    for cfg in (iwae, change(iwae, "likelihood", dequantise=False)):
         trainer = build_trainer(cfg, 1, CPU)
         noise, generator = torch.zeros(1, 3, 3, 3), torch.Generator().manual_seed(0)
         uniform = trainer.dequantisation_noise(video(), 3, generator)

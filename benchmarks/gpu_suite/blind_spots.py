@@ -21,6 +21,7 @@ from datasets import load_dataset
 from datasets.on_device import device_batches
 from seqvae.device import as_float
 from seqvae.models import FAMILIES
+from seqvae.training import session
 from seqvae.training.logger import read_metrics
 from seqvae.training.loop import batches
 from seqvae.training.step import train_step
@@ -45,7 +46,7 @@ def no_waiting(setting: Setting, family: str) -> Numbers:
     waits, chosen = {}, {name: cfg for name, cfg in all_combinations().items() if name.startswith(f"{family} ")}
     for name, cfg in chosen.items():
         compute = dataclasses.replace(cfg.compute, amp="bf16", compile="off")
-        trainer = train.build_trainer(dataclasses.replace(cfg, compute=compute), 1, setting.device)
+        trainer = session.build_trainer(dataclasses.replace(cfg, compute=compute), 1, setting.device)
         video = as_float(clips_of(cfg), setting.device)
         train_step(trainer, video)  # libraries wait when they are first used
         try:
@@ -73,7 +74,7 @@ def pinned_copies(setting: Setting) -> Numbers:
     """Batches that the host loads, and those made on the device, while the GPU is busy: the bytes of the data set."""
     n_steps = 3 if setting.tiny else 30
     cfg = dataclasses.replace(TINY, optim=dataclasses.replace(TINY.optim, steps=n_steps, batch_size=50))
-    clips, trainer = load_dataset(split="train", **cfg.data.arguments()), train.build_trainer(cfg, 1, setting.device)
+    clips, trainer = load_dataset(split="train", **cfg.data.arguments()), session.build_trainer(cfg, 1, setting.device)
     large = torch.randn(64 if setting.tiny else 8192, 64 if setting.tiny else 8192, device=setting.device)
     found = {}
     for name, source in (("loaded", None), ("made", device_batches(clips, setting.device))):
@@ -94,7 +95,7 @@ def sync_batch_norm(setting: Setting, folder: Path) -> Numbers:
     dist.init_process_group("nccl", init_method=f"file://{folder / 'group'}", rank=0, world_size=1)
     try:
         for convert in (False, True):
-            trainer = train.build_trainer(cfg, 1, setting.device)
+            trainer = session.build_trainer(cfg, 1, setting.device)
             if convert:
                 trainer.model = nn.SyncBatchNorm.convert_sync_batchnorm(trainer.model)
             video = as_float(clips_of(cfg), setting.device)

@@ -22,7 +22,7 @@ from seqvae.config import RunConfig
 from seqvae.device import as_float
 from seqvae.metrics.frame import without_tf32
 from seqvae.models import FAMILIES
-from seqvae.training import checkpoint
+from seqvae.training import checkpoint, session
 from seqvae.training.state import TrainState
 from seqvae.training.step import train_step
 from seqvae.training.terms import batch_terms
@@ -85,7 +85,7 @@ def same_step(setting: Setting) -> Cases:
     def loss_and_gradient(cfg: RunConfig, weights: dict, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
         torch.set_default_dtype(dtype)
         try:
-            trainer = train.build_trainer(plain(cfg), 1, device)
+            trainer = session.build_trainer(plain(cfg), 1, device)
             trainer.model.to(dtype).load_state_dict(weights)  # `to` for buffers made as float32
             video = as_float(clips_of(cfg), CPU).to(device, dtype)
             shape = (trainer.n_importance, len(video), trainer.n_predicted, trainer.model.z_dim)
@@ -98,7 +98,7 @@ def same_step(setting: Setting) -> Cases:
         return [loss.detach().double().cpu(), gradient]
 
     def compare(cfg: RunConfig) -> Numbers:
-        weights = train.build_trainer(plain(cfg), 1, CPU).model.state_dict()
+        weights = session.build_trainer(plain(cfg), 1, CPU).model.state_dict()
         with without_tf32():
             ours = loss_and_gradient(cfg, weights, setting.device, torch.float32)
             exact = loss_and_gradient(cfg, weights, CPU, torch.float64)
@@ -158,7 +158,7 @@ def half_precision(setting: Setting, family: str) -> Numbers:
     for amp in ("off", "bf16"):
         size = [] if setting.tiny else ["--optim.batch-size=32"]
         cfg = preset_run(setting, family, f"--compute.amp={amp}", "--compute.compile=off", *size)
-        trainer, video = train.build_trainer(cfg, 1, setting.device), first_clips(cfg, setting.device)
+        trainer, video = session.build_trainer(cfg, 1, setting.device), first_clips(cfg, setting.device)
         values = torch.stack([train_step(trainer, video)["rmse"] for _ in range(n_steps)])
         rmse[amp] = values[-last:].mean().item()
     difference = abs(rmse["bf16"] / rmse["off"] - 1)

@@ -11,11 +11,11 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
-import train
 from benchmarks import data, evaluate, rollout, train_step
 from benchmarks.gpu_suite.correctness import first_clips, loss_of, preset_run
 from benchmarks.gpu_suite.record import Cases, Numbers, Setting, Skip, at_least
 from benchmarks.measure import rounded, seconds, spread, turns
+from seqvae.training import session
 from seqvae.training.state import TrainState
 from seqvae.training.step import train_step as take_step
 
@@ -115,7 +115,7 @@ def stepper(setting: Setting, family: str, mode: str) -> Callable[[], object]:
     size = [] if setting.tiny else ["--optim.batch-size=100"]
     compiled = "on" if mode == "compiled" else "off"
     cfg = preset_run(setting, family, "--compute.amp=bf16", f"--compute.compile={compiled}", *size)
-    trainer, video = train.build_trainer(cfg, 1, setting.device), first_clips(cfg, setting.device)
+    trainer, video = session.build_trainer(cfg, 1, setting.device), first_clips(cfg, setting.device)
     if mode == "whole step as a CUDA graph":
         return graphed(trainer, video)
     if mode == "compiled with CUDA graphs":

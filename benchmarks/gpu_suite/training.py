@@ -16,8 +16,8 @@ from benchmarks.runs import training_seconds
 from seqvae.config import read_config
 from seqvae.metrics.published import published_rows
 from seqvae.training import checkpoint
+from seqvae.training.session import UNFINISHED
 from tests.families import SMALL
-from train import UNFINISHED
 
 MARKS = ("SVG", "SRVP", "SLAMP")  # published, all under srvp-2020
 STOP = 1.3  # a run that takes this many times its seconds is stopped, for the sake of those after it

@@ -14,8 +14,8 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image
 
-from datasets.download import DATA_ERRORS, download_beside, download_command, one_line
-from datasets.moving_mnist import ClipDataset
+from datasets.base import ClipDataset
+from datasets.files import DATA_ERRORS, download_beside, download_command, one_line
 
 IMAGE_SIZE = 32  # px; MNIST's 28 are padded
 FOLDER = Path("cifar-10-batches-py")  # where torchvision keeps CIFAR-10 in its root
@@ -92,7 +92,9 @@ def check_still(name: str, seq_len: int, image_size: int) -> None:
 
 def mnist_images(root: Path | None, split: str) -> ndarray:
     """(N, 1, 28, 28) uint8."""
-    from datasets.glyphs import load_glyphs  # not at the top, or `python -m datasets.glyphs` would load it twice
+    from datasets.digits.glyphs import (
+        load_glyphs,  # not at the top, or `python -m datasets.digits.glyphs` would load it twice
+    )
 
     return load_glyphs("mnist", root, split, 28)[:, None]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from seqvae.build import build_objective
 from seqvae.config import RunConfig
 from seqvae.device import as_float
 from seqvae.diagnostics import active_units, marginal_kl
@@ -20,7 +21,7 @@ from seqvae.gaussian import Gaussian, keyed_noise
 from seqvae.metrics.best_of_n import known, over_videos, plus_minus
 from seqvae.metrics.frame import without_tf32
 from seqvae.models import VideoModel
-from seqvae.objectives import bits_per_dim, build_objective, iwae_bound
+from seqvae.objectives import bits_per_dim, iwae_bound
 from seqvae.objectives.base import effective_samples
 from seqvae.training.checkpoint import check_like
 from seqvae.training.terms import batch_terms
@@ -161,8 +162,7 @@ def training_facts(cfg: RunConfig, model: VideoModel, state: dict) -> dict[str, 
     variance = model.likelihood.quoted_variance()
     if variance is not None:
         facts["sigma"] = variance.sqrt().item()
-    sizes = {"n_frames": cfg.data.n_drawn, "dims": model.channels * model.image_size**2}
-    objective = build_objective(cfg.objective, **sizes, sigma=cfg.likelihood.sigma or 1.0)
+    objective = build_objective(cfg, model.channels)
     check_like(state["objective"], objective.state_dict(), "the checkpoint's objective")
     objective.load_state_dict(state["objective"])
     return facts | objective.facts()

@@ -44,22 +44,22 @@ def choose_protocol(
         return own_protocol(data.name, data.n_past, data.n_future, *sizes)
     if published is None:
         raise ValueError(
-            f"--protocol {name} is defined on 64-px stochastic Moving MNIST and on BAIR, and this run was trained on "
+            f"--protocol {name} is defined on 64-px stochastic Moving MNIST, BAIR or KTH, and this run was trained on "
             f"{data.name}, image-size {data.image_size}, {data.options()}; use --protocol own"
         )
     protocol = find_protocol(name, data.name)
-    trained, tested = data.digit_size or SRVP_DIGITS, protocol.options.get("digit_size", SRVP_DIGITS)
-    if data.name == "moving_mnist" and trained != tested:
-        return dataclasses.replace(protocol, note=f"trained on {trained}-px digits, tested on {tested}-px ones")
+    if data.name == "moving_mnist":
+        trained, tested = data.digit_size, protocol.options.get("digit_size", SRVP_DIGITS)
+        if trained != tested:
+            return dataclasses.replace(protocol, note=f"trained on {trained}-px digits, tested on {tested}-px ones")
     return protocol
 
 
 def published_protocol(data: DataConfig) -> str | None:
     """The protocol whose test set a run's data belongs to, if there is one: srvp-2020, or with SVG's digits SVG's."""
-    if data.name == "bair":
+    if data.name in ("bair", "kth"):
         return "srvp-2020"
-    own_digits = {name: getattr(data, name) for name in PUBLISHED_DIGITS if getattr(data, name) is not None}
-    if data.name != "moving_mnist" or data.image_size != 64 or not own_digits.items() <= PUBLISHED_DIGITS.items():
+    if data.name != "moving_mnist" or data.image_size != 64 or not PUBLISHED_DIGITS.items() <= data.options().items():
         return None
     return "svg-2018" if data.digit_size == 32 else "srvp-2020"
 

@@ -104,6 +104,7 @@ _MCVD = dict(
     frechet_samples=10,
 )
 _BAIR = dict(data="bair", test_set="bair", n_past=2, n_future=28)
+_KTH = dict(data="kth", test_set="kth", n_past=10, n_future=30)
 # The fixed set where a protocol has none of its own; svg-2018 never fixed one, so ours is.
 _FIXED = dict(data="moving_mnist", test_set="smmnist_srvp", n_past=5)
 _SVG_DIGITS = dict(data="moving_mnist", test_set="moving_mnist", n_past=5, n_future=25)
@@ -120,17 +121,23 @@ PROTOCOLS = {
     for p in (
         Protocol(**_SRVP, **_FIXED, n_future=20, n_samples=100, n_videos=5000),
         Protocol(**_SRVP, **_BAIR, n_samples=100, n_videos=256),
+        Protocol(**_SRVP, **_KTH, n_samples=100, n_videos=1000),
         Protocol(**_SVG, **_SVG_DIGITS, options=_SVG_OPTIONS, n_samples=100, n_videos=256),
         Protocol(**_SVG, **_BAIR, n_samples=100, n_videos=256),
         Protocol(**_MCVD, **_SVG_DIGITS | {"n_future": 10}, options=_SVG_OPTIONS, ssim=_SSIM_MCVD_BINARY),
         Protocol(**_MCVD, **_BAIR, ssim=_SSIM_MCVD),
     )
 }
+VIDEO_LENGTHS = {"pushing": 30}  # frames
 NAMES = tuple(dict.fromkeys(name for name, _ in PROTOCOLS))
 
 
 def own_protocol(data: str, n_past: int, n_future: int, n_samples: int, n_videos: int) -> Protocol:
-    """For data without a published protocol: lengths of the run's config, metrics as srvp-2020."""
+    """For data without a published protocol: lengths of the run's config, metrics as srvp-2020.
+
+    Videos of VIDEO_LENGTHS are predicted to their end, as BAIR's are.
+    """
+    n_future = VIDEO_LENGTHS[data] - n_past if data in VIDEO_LENGTHS else n_future
     sizes = dict(n_past=n_past, n_future=n_future, n_samples=n_samples, n_videos=n_videos)
     return Protocol(name="own", data=data, test_set=data, **sizes)
 

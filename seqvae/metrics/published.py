@@ -52,6 +52,10 @@ def _bair(name: str, *scores: Score | None, also: str = "", note: str = "") -> P
     return PublishedRow(name, "S", _LEADERBOARD + also, *scores, note=note)
 
 
+def _kth(name: str, *scores: Score) -> PublishedRow:
+    return PublishedRow(name, "S", "Akan et al. 2021 (SLAMP), arXiv:2108.02760, Table 5", *scores)
+
+
 _ISSUES = "; also in the authors' issue tracker, srvp"
 _ROWS = {
     ("srvp-2020", "moving_mnist"): [
@@ -79,6 +83,14 @@ _ROWS = {
         ),
         _bair("SLAMP", (19.67, 0.26), (0.8161, 0.0086), (0.0639, 0.0037)),
         _bair("hierarchical VRNN", None, (0.822, None), (0.055, None), (143.4, None)),
+    ],
+    ("srvp-2020", "kth"): [
+        _kth("SV2P", (28.19, 0.31), (0.8141, 0.0050), (0.2049, 0.0053)),
+        _kth("SAVP", (26.51, 0.29), (0.7564, 0.0062), (0.1120, 0.0039)),
+        _kth("SVG", (28.06, 0.29), (0.8438, 0.0054), (0.0923, 0.0038)),
+        _kth("SRVP", (29.69, 0.32), (0.8697, 0.0046), (0.0736, 0.0029)),
+        _kth("SLAMP-Baseline", (29.20, 0.28), (0.8633, 0.0048), (0.0951, 0.0036)),
+        _kth("SLAMP", (29.39, 0.30), (0.8646, 0.0050), (0.0795, 0.0034)),
     ],
     # Of that reproduction's tables, CIFAR-10's squared errors miss a sum over columns (32 times too small), and the
     # calibrated-decoder study's bounds are per sequence of another length: neither is comparable to what we print.

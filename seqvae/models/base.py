@@ -3,56 +3,21 @@
 Shapes: K importance samples, N generated samples, B videos, T frames, C H W, Z latents per frame. Frame 0 is only
 conditioned on, so a video of T frames has F = T - 1 predicted ones; without any context, as for single images, F = T.
 
-A family is a `ModelConfig` with its settings and a `VideoModel` with three methods: `forward` trains, `start` and
-`step` generate. What is built on them (`predict`, `rollout`, `reconstruct`) is written here once.
+A family is a `VideoModel` with three methods: `forward` trains, `start` and `step` generate. Its settings are a variant
+in `seqvae.config.models`. What is built on them (`predict`, `rollout`, `reconstruct`) is written here once.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import torch
-from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from seqvae.gaussian import Gaussian, kl_per_latent
 from seqvae.likelihoods import Likelihood
 
 State = TypeVar("State")  # a family's NamedTuple of tensors, batch first: everything that `step` needs of the past
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Settings of a family. Subclasses add `family: Literal[NAME] = NAME`, by which JSON tells them apart."""
-
-    needs_context: ClassVar[bool] = True  # whether the model conditions on observed frames, at least one
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    @property
-    def has_latent(self) -> bool:
-        """Whether futures differ from sample to sample; without a latent there is one, and no KL."""
-        return True
-
-    @property
-    def batch_statistics(self) -> bool:
-        """Whether a training step normalises by the statistics of the clips in each pass (batch norm)."""
-        return False
-
-    def least_weights(self) -> int:
-        """Lower bound of the number of weights, from sizes alone; absurd ones are refused before anything is made."""
-        return 0
-
-    def resolved(self) -> Self:
-        """The same with every default that depends on another field written out."""
-        return self
-
-    def require_positive(self, *names: str) -> None:
-        """ValueError for the first of these fields that is set and less than 1."""
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"model.{name.replace('_', '-')} must be >= 1, got {value}")
 
 
 @dataclass(frozen=True)

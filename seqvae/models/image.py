@@ -4,41 +4,17 @@ It is what the two papers' image tables are about. An image is a video of one fr
 Shapes: K importance samples, N generated samples, B videos, F frames, C H W, G = g_dim, Z = z_dim.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from seqvae.config.models import ImageConfig
 from seqvae.gaussian import Gaussian, limit_logvar, standard_normal_like
 from seqvae.likelihoods import Likelihood
-from seqvae.models.base import ModelConfig, Prediction, VideoModel, float32
+from seqvae.models.base import Prediction, VideoModel, float32
 from seqvae.models.svg import init_as_svg
 from seqvae.networks import build_decoder, build_encoder
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageConfig(ModelConfig):
-    """Encoder and decoder of single images."""
-
-    family: Literal["image"] = "image"  # comes with the preset
-    network: Literal["dcgan", "vgg"] = "dcgan"  # encoder and decoder
-    norm: Literal["batch", "group"] = "batch"  # of the convolutions; group is blind to the batch
-    width: int = 64  # channels of the finest level
-    g_dim: int = 128  # image feature
-    z_dim: int = 10  # latents per image
-
-    needs_context: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        self.require_positive("width", "g_dim", "z_dim")
-
-    def least_weights(self) -> int:
-        return 16 * self.width**2 + (self.width + self.z_dim) * self.g_dim
-
-    @property
-    def batch_statistics(self) -> bool:
-        return self.norm == "batch"
 
 
 class State(NamedTuple):

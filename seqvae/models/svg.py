@@ -5,68 +5,19 @@ R = rnn_size. The frame at t is predicted from h_{t-1}, z_t and the skips of an 
 real frames and z, never their own pictures, so training has no loop over time; only generation has.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from seqvae.config.models import SvgConfig
 from seqvae.gaussian import Gaussian, standard_normal_like
 from seqvae.likelihoods import Likelihood
-from seqvae.models.base import ModelConfig, Prediction, VideoModel, float32
+from seqvae.models.base import Prediction, VideoModel, float32
 from seqvae.networks import build_decoder, build_encoder
 from seqvae.networks.recurrent import FramePredictor, GaussianLSTM, LSTMState
-
-LATENT_DEFAULTS = {"z_dim": 10, "posterior_layers": 1, "prior_layers": 1}  # of the fields that some priors do not use
-
-
-@dataclass(frozen=True, kw_only=True)
-class SvgConfig(ModelConfig):
-    """SVG: encoder, decoder and LSTMs; the defaults are its sizes for Moving MNIST."""
-
-    family: Literal["svg"] = "svg"  # comes with the preset
-    network: Literal["dcgan", "vgg"] = "dcgan"  # encoder and decoder, with skips; SVG: dcgan on digits, vgg on BAIR
-    norm: Literal["batch", "group"] = "batch"  # of the convolutions; batch as in SVG, group is blind to the batch
-    prior: Literal["learned", "fixed", "none"] = "learned"  # SVG-LP, SVG-FP, or no latent: a deterministic predictor
-    width: int = 64  # channels of the finest level
-    g_dim: int = 128  # frame feature
-    rnn_size: int = 256  # hidden units of every LSTM
-    predictor_layers: int = 2  # LSTM layers of the frame predictor
-    z_dim: int | None = None  # latents per frame, 10 unless set; unused with prior none
-    posterior_layers: int | None = None  # LSTM layers, 1 unless set; unused with prior none
-    prior_layers: int | None = None  # LSTM layers, 1 unless set; used with prior learned alone
-    last_frame_skip: bool = False  # skips from the frame before, predicted ones too, instead of the last observed frame
-
-    def __post_init__(self) -> None:
-        for name in LATENT_DEFAULTS.keys() - self._used:
-            if getattr(self, name) is not None:
-                flag = f"model.{name.replace('_', '-')}"
-                raise ValueError(f"{flag} is not used with model.prior {self.prior}; drop it (or pass None)")
-        self.require_positive("width", "g_dim", "rnn_size", "predictor_layers", *LATENT_DEFAULTS)
-
-    @property
-    def has_latent(self) -> bool:
-        return self.prior != "none"
-
-    @property
-    def batch_statistics(self) -> bool:
-        return self.norm == "batch"
-
-    def least_weights(self) -> int:
-        cfg = self.resolved()
-        n_layers = cfg.predictor_layers + (cfg.posterior_layers or 0) + (cfg.prior_layers or 0)
-        linear = (cfg.rnn_size + cfg.width) * (cfg.g_dim + (cfg.z_dim or 0))
-        return 8 * cfg.rnn_size**2 * n_layers + 16 * cfg.width**2 + linear
-
-    def resolved(self) -> "SvgConfig":
-        return replace(self, **{name: LATENT_DEFAULTS[name] for name in self._used if getattr(self, name) is None})
-
-    @property
-    def _used(self) -> set[str]:
-        """Those of LATENT_DEFAULTS that this prior uses."""
-        return {"none": set(), "fixed": {"z_dim", "posterior_layers"}, "learned": set(LATENT_DEFAULTS)}[self.prior]
 
 
 class State(NamedTuple):
@@ -86,8 +37,7 @@ class SVG(VideoModel[State]):
     recomputed = ("encode", "decode")
 
     def __init__(self, cfg: SvgConfig, likelihood: Likelihood, *, channels: int, image_size: int, n_past: int) -> None:
-        cfg = cfg.resolved()
-        super().__init__(channels=channels, image_size=image_size, n_past=n_past, z_dim=cfg.z_dim or 0)
+        super().__init__(channels=channels, image_size=image_size, n_past=n_past, z_dim=cfg.z_dim * cfg.has_latent)
         self.last_frame_skip = cfg.last_frame_skip
         sizes = (cfg.g_dim, cfg.width, cfg.norm)
         self.encoder = build_encoder(cfg.network, image_size, channels, *sizes)

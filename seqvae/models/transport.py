@@ -12,55 +12,23 @@ Units: positions, displacements and velocities are in pixels, (row, column); vel
 
 import functools
 import math
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqvae.config.models import TransportConfig
 from seqvae.gaussian import Gaussian, standard_normal_like
 from seqvae.likelihoods import Likelihood
 from seqvae.likelihoods.base import at_least_float32
-from seqvae.models.base import ModelConfig, Prediction, VideoModel, float32
+from seqvae.models.base import Prediction, VideoModel, float32
 
 EDGE = 1 / 512  # pictures lie in [EDGE, 1 - EDGE], half a grey level, so that their logits are finite
 LOGVAR_RANGE = 8.0  # of the latents, reached smoothly
 PRIOR_LR = 3.0  # learning rate of the prior over that of the rest
 SNAPS = 3  # times that a velocity is pulled towards whole pixels per frame; three bring 0.3 px down to 0.003
 PATCH = 4  # the write gate works on patches of 4x4 pixels
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransportConfig(ModelConfig):
-    """Canvases that move; the defaults are for two digits of Moving MNIST."""
-
-    family: Literal["transport"] = "transport"  # comes with the preset
-    prior: Literal["learned", "fixed", "none"] = "learned"  # none: no latent, a deterministic predictor
-    layers: int = 2  # canvases: at least as many as there are things that move on their own
-    z_dim: int | None = None  # latents per layer and frame, 5 unless set; unused with prior none
-    rnn_size: int = 192  # hidden units of prior, posterior and frame predictor, which serve all layers
-    width: int = 32  # channels of the network that writes the context onto the canvases
-    max_displacement: int = 5  # pixels per frame and axis
-
-    def __post_init__(self) -> None:
-        if self.prior == "none" and self.z_dim is not None:
-            raise ValueError("model.z-dim is not used with model.prior none; drop it (or pass None)")
-        if self.z_dim is not None and self.z_dim < 2:
-            raise ValueError(f"model.z-dim must be >= 2, for when and how velocities change, got {self.z_dim}")
-        self.require_positive("layers", "rnn_size", "width", "max_displacement")
-
-    @property
-    def has_latent(self) -> bool:
-        return self.prior != "none"
-
-    def least_weights(self) -> int:
-        gate = 9 * PATCH**2 * self.width * (self.layers + 2)
-        evidence = 2 * (2 * self.max_displacement + 1) ** 2
-        return gate + self.rnn_size * (16 * self.rnn_size + evidence + (self.z_dim or 0))
-
-    def resolved(self) -> "TransportConfig":
-        return replace(self, z_dim=5) if self.has_latent and self.z_dim is None else self
 
 
 class Core(nn.Module):
@@ -142,7 +110,7 @@ class Transport(VideoModel[TransportState]):
     def __init__(
         self, cfg: TransportConfig, likelihood: Likelihood, *, image_size: int, channels: int, n_past: int
     ) -> None:
-        z_dim = cfg.resolved().z_dim or 0  # per layer
+        z_dim = cfg.z_dim if cfg.has_latent else 0  # per layer
         super().__init__(channels=channels, image_size=image_size, n_past=n_past, z_dim=cfg.layers * z_dim)
         self.layers, self.reach, self.rnn_size = cfg.layers, cfg.max_displacement, cfg.rnn_size
         self.register_buffer("displacements", torch.arange(-self.reach, self.reach + 1.0), persistent=False)

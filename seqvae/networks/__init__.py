@@ -6,11 +6,11 @@ arguments, and the encoder's skips are what the decoder expects.
 
 from torch import nn
 
+from seqvae.config.data import IMAGE_SIZES
 from seqvae.networks.dcgan import DCGANDecoder, DCGANEncoder
 from seqvae.networks.vgg import VGGDecoder, VGGEncoder
 
 NETWORKS = {"dcgan": (DCGANEncoder, DCGANDecoder), "vgg": (VGGEncoder, VGGDecoder)}
-IMAGE_SIZES = (32, 64, 128, 256)
 
 
 def build_encoder(name: str, image_size: int, channels: int, g_dim: int, width: int, norm: str) -> nn.Module:

@@ -60,10 +60,6 @@ class Objective(nn.Module):
     def steer(self, numbers: dict) -> None:
         """Adjust to the numbers of a validation."""
 
-    def introduction(self, dims: int) -> str | None:
-        """A sentence on what it aims for, printed before training; dims = C H W."""
-        return None
-
     def warnings(self) -> list[str]:
         """Sentences about settings that cannot work out, for the log."""
         return []

@@ -259,14 +259,6 @@ class Geco(Objective):
         seen = self.n_updates > 0
         return values[seen] if seen.any() else values
 
-    def introduction(self, dims: int) -> str:
-        """The tolerance in the units that other papers give it in."""
-        squared = self.tolerance**2
-        return (
-            f"tolerance {self.tolerance} RMSE per pixel, squared {squared:.3g}, summed over {dims} pixels "
-            f"{dims * squared:.4g}; calibrated lambda there {1 / (2 * squared):.4g}"
-        )
-
     def warnings(self) -> list[str]:
         """Says so where no lambda reaches the tolerance."""
         if self.verdict() != "infeasible":

@@ -60,7 +60,7 @@ class TrainState:
         # .to() after the copy makes the LSTMs' weights contiguous again, as cuDNN wants them.
         self.ema = copy.deepcopy(model).requires_grad_(False).eval().to(device) if cfg.optim.ema else None
         self.amp = resolve_amp(cfg.compute, device)
-        self.n_importance = cfg.objective.resolved().n_importance or 1
+        self.n_importance = cfg.objective.n_importance
         if cfg.compute.compile == "on" or (model.compiled and resolve_compile(cfg.compute, device)):
             model.compile_parts()
         if cfg.compute.checkpoint_activations:  # after compiling: it wraps the compiled modules

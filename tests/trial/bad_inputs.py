@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import random
-import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,18 +14,21 @@ import torch
 
 import evaluate
 import train
-from datasets import convert_videos, load_dataset
-from datasets.video_folder import read_video
+from datasets import load_dataset
+from datasets.videos import convert as convert_videos
+from datasets.videos import read_video
 from seqvae.config import RunConfig
+from seqvae.evaluation.config import EvalConfig
 from seqvae.evaluation.prediction_file import SavedPredictions
 from seqvae.evaluation.report import comparison_table, write_report
+from seqvae.presets import PRESETS
 from seqvae.training import checkpoint
+from seqvae.training.session import build_trainer
 from seqvae.training.step import train_step
 from tests.data_files import write_folder
 from tests.helpers import CPU, FOREIGN, GECO_FLAGS, TINY, video
 from tests.results import STORED_ELSEWHERE, facts, foreign, image_facts
 from tests.trial import child
-from train import build_trainer
 
 Case = tuple[str, Callable[[Path], int | None]]  # name, and what is run in a folder of its own
 NUMBERS = ("-1", "0", "nan", "inf", "-inf", "1e99", "9" * 30, "x", "", "1.5", "None", "[1]", "\u0663", "../..")
@@ -47,9 +49,9 @@ def refused(act: Callable[[], object]) -> int:
 def flags() -> Iterator[Case]:
     """Every field of train.py and evaluate.py with values that are no good."""
     for group in dataclasses.fields(RunConfig):
-        kind = typing.get_type_hints(RunConfig)[group.name]
-        if dataclasses.is_dataclass(kind):
-            for field in dataclasses.fields(kind):
+        settings = getattr(PRESETS["demo-svg"][1], group.name)
+        if dataclasses.is_dataclass(settings):
+            for field in dataclasses.fields(settings):
                 flag = f"--{group.name}.{field.name}".replace("_", "-")
                 for value in NUMBERS:
                     command = ["demo-svg", f"{flag}={value}", "--dry-run"]
@@ -57,7 +59,7 @@ def flags() -> Iterator[Case]:
                         f"train.py {flag}={value}",
                         lambda folder, c=command: train.main([*c, "--run-dir", str(folder)]),
                     )
-    for field in dataclasses.fields(evaluate.EvalConfig):
+    for field in dataclasses.fields(EvalConfig):
         flag = f"--{field.name}".replace("_", "-")
         for value in NUMBERS[:8]:
             yield (

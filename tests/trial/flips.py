@@ -9,10 +9,10 @@ import torch
 from seqvae.evaluation.prediction_file import SavedPredictions, writing
 from seqvae.evaluation.predictions import BadPredictions
 from seqvae.training import checkpoint
+from seqvae.training.session import build_trainer
 from seqvae.training.step import train_step
 from tests.helpers import CPU, GECO, change, flat, video
 from tests.results import Made, scored
-from train import build_trainer
 
 
 def checkpoint_content(path: Path) -> dict:

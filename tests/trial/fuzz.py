@@ -9,16 +9,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from datasets import convert_bair, load_dataset
-from datasets.convert_videos import find_index
+from datasets import load_dataset
+from datasets.bair import convert as convert_bair
 from datasets.images import jpeg_images
-from datasets.video_folder import read_video
+from datasets.videos import read_video
+from datasets.videos.convert import find_index
 from seqvae.config import read_config, to_json
 from seqvae.evaluation.prediction_file import SavedPredictions, writing
 from seqvae.evaluation.predictions import BadPredictions
 from seqvae.evaluation.report import comparison_table, write_report
 from seqvae.training import checkpoint
 from seqvae.training.logger import read_metrics
+from seqvae.training.session import build_trainer
 from seqvae.training.step import train_step
 from tests.data_files import (
     make_bair,
@@ -33,7 +35,6 @@ from tests.data_files import (
 from tests.helpers import CPU, TINY, video
 from tests.results import Made, facts, scored
 from tests.trial import child
-from train import build_trainer
 
 AT_ONCE = 40  # files that one child reads
 Reader = Callable[[Path], object]  # reads all of a file
@@ -68,7 +69,7 @@ def seeds(folder: Path) -> dict[str, Reader]:
     trainer = build_trainer(TINY, 1, CPU)
     train_step(trainer, video())
     checkpoint.save(folder, trainer.state_dict(), best=False)
-    (folder / "config.json").write_text(json.dumps({"config": to_json(TINY.resolved())}))
+    (folder / "config.json").write_text(json.dumps({"config": to_json(TINY)}))
     (folder / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.5, "x": [1, null]}\n' * 5)
     (folder / "metrics.json").write_text(json.dumps(facts()))
     made = Made("image")

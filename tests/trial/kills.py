@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import train
-from datasets import dataset_options
 from seqvae.config import RunConfig
 from seqvae.training import checkpoint
 from seqvae.training.logger import read_metrics
@@ -27,7 +26,7 @@ def runs() -> Iterator[tuple[str, RunConfig]]:
         "grad-clip": ("optim", {"grad_clip": 1.0}),
         "group norm": ("model", {"norm": "group"}),
         "fixed prior": ("model", {"prior": "fixed"}),
-        "no latent": ("model", {"prior": "none", "z_dim": None}),
+        "no latent": ("model", {"prior": "none", "z_dim": 10}),
         "vgg": ("model", {"network": "vgg"}),
         "free skips": ("model", {"last_frame_skip": True}),
         "loss on the future": ("objective", {"loss_on": "future"}),
@@ -43,10 +42,8 @@ def runs() -> Iterator[tuple[str, RunConfig]]:
 
 def train_in(cfg: RunConfig, folder: Path) -> int:
     """What train.py does, with settings that are made already."""
-    unset = {k: v for k, v in dataset_options(cfg.data.name).items() if k not in cfg.data.options()}
-    resolved = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **unset)).resolved()
-    train.parse = lambda argv: dataclasses.replace(resolved, run_dir=str(folder))
-    return train.main([])
+    train.parse = lambda argv: dataclasses.replace(cfg, run_dir=str(folder))
+    return train.main(["settings"])
 
 
 def differences(whole: Path, killed: Path) -> list[str]:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy import ndarray
 
-from datasets import bouncing
-from datasets.moving_mnist import SimulatedDigits
+from datasets.digits import bouncing
+from datasets.digits.moving_mnist import SimulatedDigits
 
 STREAM = 0x07AC1E  # keeps the noise apart from that of the clips, which is keyed by (seed, split, index)
 

@@ -1,6 +1,6 @@
 """A person's own videos: `video_folder` trains on a folder of them, and `read_video` reads one.
 
-    python -m datasets.convert_videos SRC DST    converts a folder ahead of training, see there
+    python -m datasets.videos.convert SRC DST    converts a folder ahead of training, see there
 
 Letters: T frames, S image size (H = W), B clips of a batch.
 """
@@ -11,14 +11,17 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy import ndarray
 from PIL import Image, ImageOps
 
-from datasets.bouncing import SPLITS, check_int
-from datasets.download import one_line, open_array
-from datasets.moving_mnist import N_CLIPS, ClipDataset
+from datasets.base import N_CLIPS, SPLITS, ClipDataset, check_int
+from datasets.files import one_line, open_array
+
+if TYPE_CHECKING:
+    import av
 
 ANIMATIONS = (".gif", ".png", ".apng", ".webp")  # Pillow reads these
 MOVIES = (".mp4", ".m4v", ".mov", ".avi", ".webm", ".mkv")  # PyAV reads these, the extra `mp4`
@@ -83,11 +86,19 @@ def require_pyav(path: Path) -> None:
 
 def movie(path: Path) -> Iterator[Image.Image]:
     """Frames of a movie file, turned upright; ValueError for a damaged one."""
+    with path.open("rb") as file:
+        for frame in decoded(file):
+            # Phones store upright pictures lying down, and the angle to turn them by, counter-clockwise (new in PyAV).
+            yield frame.to_image().rotate(getattr(frame, "rotation", 0), expand=True)
+
+
+def decoded(file: BinaryIO) -> "Iterator[av.VideoFrame]":
+    """Frames of a movie as PyAV has them; ValueError at the first that is damaged."""
     import av  # not imageio's plugin, which says nothing of damage or of the way the camera was held
 
     # FFmpeg goes by a file's content, and a playlist named .mp4 would make it read other files, or the network.
     options = {"format_whitelist": "mov,avi,matroska", "protocol_whitelist": ""}
-    with path.open("rb") as file, av.open(file, options=options) as container:
+    with av.open(file, options=options) as container:
         if not container.streams.video:
             raise ValueError("it has no picture track")
         stream = container.streams.video[0]
@@ -95,8 +106,7 @@ def movie(path: Path) -> Iterator[Image.Image]:
         for number, frame in enumerate(container.decode(stream)):
             if frame.is_corrupt:
                 raise ValueError(f"frame {number} is damaged")
-            # Phones store upright pictures lying down, and the angle to turn them by, counter-clockwise (new in PyAV).
-            yield frame.to_image().rotate(getattr(frame, "rotation", 0), expand=True)
+            yield frame
 
 
 def animation(path: Path) -> Iterator[Image.Image]:
@@ -166,7 +176,7 @@ class VideoClips(ClipDataset):
     channels = 3
 
     def __init__(self, index: Path, split: str, *, seq_len: int, seed: int) -> None:
-        from datasets.convert_videos import read_index
+        from datasets.videos.convert import read_index
 
         self.index, self.split, self.seq_len, self.seed = index, split, seq_len, seed
         self.fingerprint = read_index(index)["fingerprint"]
@@ -200,8 +210,8 @@ def video_folder(
 
     Args:
         root: a folder of videos (see read_video) and of folders of videos or frames, converted on first use into
-            root/.seqvae_cache and again when a file changes; or a folder that `python -m datasets.convert_videos` made.
-            Each video is in one split, by its name; convert_videos.split_videos says how.
+            root/.seqvae_cache and again when a file changes; or a folder that `python -m datasets.videos.convert` made.
+            Each video is in one split, by its name; convert.split_videos says how.
         seq_len: T. Videos that are shorter are left out, and counted on stderr.
         seed: of the clips drawn in training.
         stride: 2 takes every second frame of a video.
@@ -211,14 +221,14 @@ def video_folder(
     check_int("seed", seed, 0)
     if root is None:
         raise ValueError("root must be the folder that holds your videos, got None")
-    from datasets.convert_videos import find_index  # not at the top: it imports this file
+    from datasets.videos.convert import find_index  # not at the top: it imports this file
 
     return VideoClips(find_index(Path(root), image_size, stride), split, seq_len=seq_len, seed=seed)
 
 
 @functools.cache
 def _open(index: Path, fingerprint: str, split: str, seq_len: int) -> tuple[np.memmap, ndarray, ndarray]:
-    from datasets.convert_videos import array_path, read_index
+    from datasets.videos.convert import array_path, read_index
 
     facts, array = read_index(index), array_path(index)
     if facts["fingerprint"] != fingerprint:
@@ -242,13 +252,13 @@ def _open(index: Path, fingerprint: str, split: str, seq_len: int) -> tuple[np.m
 
 def too_short(facts: dict, index: Path, split: str, seq_len: int, lengths: ndarray, mine: ndarray) -> str:
     """The message when no video of a split is long enough."""
-    from datasets.convert_videos import CACHE
+    from datasets.videos.convert import CACHE
 
     remedy = "ask for fewer frames or a smaller stride, or add longer videos"
     if (lengths >= seq_len).sum() >= len(SPLITS):
         dst = index.parent if index.parent.name != CACHE else "DST"
         remedy += (
-            f"; or share out the long ones alone with `python -m datasets.convert_videos {facts['source']} {dst} "
+            f"; or share out the long ones alone with `python -m datasets.videos.convert {facts['source']} {dst} "
             f"--image-size {facts['image_size']} --stride {facts['stride']} --min-frames {seq_len}`"
         )
     return (

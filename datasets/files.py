@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import sys
@@ -49,6 +50,19 @@ def open_array(path: Path, mode: str) -> np.memmap:
     if not array.flags.c_contiguous:
         raise ValueError("its values are in Fortran order")
     return array
+
+
+def npy_header(n: int, shape: tuple[int, ...], dtype: str) -> bytes:
+    """Header of an .npy file of n values of a shape; as long for every n, so it can be written once n is known."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"shape": (n, *shape), "fortran_order": False, "descr": dtype})
+    return file.getvalue()
+
+
+def sha256(path: Path) -> str:
+    """Of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def failure(program: str, error: Exception) -> int:

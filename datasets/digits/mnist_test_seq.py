@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets import MovingMNIST
 
-from datasets import bouncing
-from datasets.download import open_array
-from datasets.moving_mnist import ClipDataset
+from datasets.base import ClipDataset, check_int
+from datasets.files import open_array
 
 FILE = Path("MovingMNIST") / "mnist_test_seq.npy"
 SHAPE = (20, 10_000, 64, 64)  # T, N, H, W
@@ -44,7 +43,7 @@ def mnist_test_seq(
         raise ValueError(f"mnist_test_seq has the split test alone, got {split!r}; train on moving_mnist")
     if image_size != SHAPE[2]:
         raise ValueError(f"image_size of mnist_test_seq must be {SHAPE[2]}, got {image_size!r}")
-    bouncing.check_int("seq_len", seq_len, 1)
+    check_int("seq_len", seq_len, 1)
     if seq_len > SHAPE[0]:
         raise ValueError(f"seq_len must be <= {SHAPE[0]}, the length of these videos, got {seq_len}")
     if root is None:

@@ -1,68 +1,18 @@
 """Moving MNIST made on the fly: `moving_mnist` with handwritten digits, `digits` with drawn ones and no download."""
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
-from datasets import bouncing
-
-# Made on the fly, a training clip costs nothing until it is asked for, so there are more of them than any run looks at
-# (2**24 is 170,000 steps of batch 100) and no clip comes twice. Valid and test are fixed sets to measure on.
-N_CLIPS = {"train": 2**24, "valid": 4096, "test": 10_000}
+from datasets.base import N_CLIPS, ClipDataset, check_int
+from datasets.digits import bouncing
 
 MOVING_MNIST_FLAVOURS = {28: "exact", 32: "svg"}  # digit_size -> flavour
 
 
-class ClipDataset(Dataset):
-    """Map-style dataset of uint8 (T, C, H, W) clips that are made a whole batch at a time.
-
-    A subclass sets n_clips, and channels unless it is 1, and makes clips in `clips`; clip i must not depend on the
-    other indices of its batch.
-    """
-
-    channels = 1
-    n_clips: int
-
-    def clips(self, indices: Sequence[int]) -> np.ndarray:
-        """(B, T, C, H, W) uint8; indices in [0, n_clips)."""
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        return self.n_clips
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Tensor]:
-        """(T, C, H, W) uint8 each; DataLoader fetches its batches here."""
-        return list(torch.from_numpy(self.clips(self.check_indices(indices))))  # B x (T, C, H, W)
-
-    def check_indices(self, indices: Iterable[int]) -> list[int]:
-        """Raises IndexError unless every index is that of a clip."""
-        indices = [int(index) for index in indices]
-        for index in indices:
-            if not 0 <= index < self.n_clips:
-                raise IndexError(f"clip {index} is not in 0..{self.n_clips - 1}")
-        return indices
-
-    def content_hash(self, n: int) -> str:
-        """SHA-256, hexadecimal, of the first n clips as uint8 (N, T, C, H, W)."""
-        bouncing.check_int("n", n, 0)
-        if n > self.n_clips:
-            raise ValueError(f"n must be <= {self.n_clips}, the number of clips, got {n}")
-        digest = hashlib.sha256()
-        for first in range(0, n, 64):
-            digest.update(self.clips(range(first, min(first + 64, n))).tobytes())
-        return digest.hexdigest()
-
-
 class SimulatedDigits(ClipDataset):
-    """Bouncing digits whose true state is known, so `datasets.oracle` can draw other futures from it.
+    """Bouncing digits whose true state is known, so `datasets.digits.oracle` can draw other futures from it.
 
     A subclass sets motion, and says which glyphs there are and what every clip shows.
     """
@@ -93,14 +43,16 @@ class MovingDigits(SimulatedDigits):
     def __init__(
         self, glyphs: str, root: str | Path | None, split: str, motion: bouncing.Motion, *, seq_len: int, seed: int
     ) -> None:
-        bouncing.check_int("seq_len", seq_len, 1)
-        bouncing.check_int("seed", seed, 0)
+        check_int("seq_len", seq_len, 1)
+        check_int("seed", seed, 0)
         self.glyphs, self.root, self.split, self.motion = glyphs, root, split, motion
         self.seq_len, self.seed, self.n_clips = seq_len, seed, N_CLIPS[split]
         self.glyph_table()  # a missing download is an error here, not in the first batch
 
     def glyph_table(self) -> np.ndarray:
-        from datasets.glyphs import load_glyphs  # not at the top, or `python -m datasets.glyphs` would load it twice
+        from datasets.digits.glyphs import (
+            load_glyphs,  # not at the top, or `python -m datasets.digits.glyphs` would load it twice
+        )
 
         return load_glyphs(self.glyphs, self.root, self.split, self.motion.digit_size)
 
@@ -153,10 +105,10 @@ def digits(
     digit_size: int | None = None,
 ) -> MovingDigits:
     """Drawn digits in the exact flavour, of any digit_size from 8 to image_size, half of image_size unless given."""
-    bouncing.check_int("image_size", image_size, 8)
+    check_int("image_size", image_size, 8)
     if digit_size is None:
         digit_size = max(8, image_size // 2)
-    bouncing.check_int("digit_size", digit_size, 8)
+    check_int("digit_size", digit_size, 8)
     motion = bouncing.Motion(
         image_size=image_size,
         digit_size=digit_size,

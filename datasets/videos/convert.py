@@ -1,6 +1,6 @@
 """Converts a folder of videos into one array of frames that training maps into memory.
 
-    python -m datasets.convert_videos SRC DST [--image-size 64] [--stride 1] [--min-frames 2]
+    python -m datasets.videos.convert SRC DST [--image-size 64] [--stride 1] [--min-frames 2]
 
 SRC is searched with its subfolders. A file is a video; a subfolder with .png or .jpg pictures and no other video file
 is one video too, its pictures the frames. Hidden names are passed over. DST receives, for image size S and stride R:
@@ -23,14 +23,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
 
-import numpy as np
 from pydantic import Field, TypeAdapter
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
-from datasets.bouncing import SPLITS, check_int
-from datasets.download import failure, one_line, read_json
-from datasets.video_folder import ANIMATIONS, FRAMES, MOVIES, frame_files, read_video, require_pyav, visible
+from datasets.base import SPLITS, check_int
+from datasets.files import failure, npy_header, one_line, read_json
+from datasets.videos import ANIMATIONS, FRAMES, MOVIES, frame_files, read_video, require_pyav, visible
 
 FORMAT = 2  # of the files written; a new number makes caches of older code be made again
 CACHE = ".seqvae_cache"
@@ -73,7 +72,7 @@ def find_index(root: Path, image_size: int, stride: int) -> Path:
     if others := sorted(path.stem for path in root.glob("videos_*_*.json")):
         raise ValueError(
             f"{root} holds {', '.join(others)}, and image_size {image_size} with stride {stride} is asked for; make it "
-            f"with `python -m datasets.convert_videos SRC {root} --image-size {image_size} --stride {stride}`"
+            f"with `python -m datasets.videos.convert SRC {root} --image-size {image_size} --stride {stride}`"
         )
     try:
         return convert(root, root / CACHE, image_size, stride)
@@ -82,7 +81,7 @@ def find_index(root: Path, image_size: int, stride: int) -> Path:
             raise
         raise ValueError(
             f"cannot convert {root} into {root / CACHE} ({one_line(error)}); make another folder the root, "
-            f"with `python -m datasets.convert_videos {root} DST --image-size {image_size} --stride {stride}`"
+            f"with `python -m datasets.videos.convert {root} DST --image-size {image_size} --stride {stride}`"
         ) from None
 
 
@@ -219,8 +218,8 @@ def write_frames(
 ) -> tuple[dict[str, int], list[dict[str, str]]]:
     """Writes a .npy file of all frames; returns the number of frames of each video, and what was skipped and why."""
     converted, skipped, contents = {}, [], {}
-    write_header(file, 0, image_size)
-    start = file.tell()
+    shape = (image_size, image_size, 3)
+    file.write(npy_header(0, shape, "|u1"))
     for name in tqdm(videos, desc=f"converting {src}", unit="video", disable=None):
         try:
             frames = read_video(src / name, image_size, stride)
@@ -235,15 +234,8 @@ def write_frames(
         file.write(frames.data)
         converted[name] = len(frames)
     file.seek(0)
-    write_header(file, sum(converted.values()), image_size)
-    assert file.tell() == start, "NumPy pads the header for any number of frames"
+    file.write(npy_header(sum(converted.values()), shape, "|u1"))
     return converted, skipped
-
-
-def write_header(file: BinaryIO, n_frames: int, size: int) -> None:
-    """The .npy header of (n_frames, size, size, 3) uint8, at the file's position."""
-    shape = (n_frames, size, size, 3)
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 @contextlib.contextmanager
@@ -324,7 +316,7 @@ def summary(index: Path, facts: dict) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Converts a folder; one line and exit code 2 for what is wrong with it."""
     parser = argparse.ArgumentParser(
-        prog="python -m datasets.convert_videos",
+        prog="python -m datasets.videos.convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -339,7 +331,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         index = convert(args.src, args.dst, args.image_size, args.stride, args.min_frames)
     except (OSError, ValueError) as error:
-        sys.exit(failure("datasets.convert_videos", error))
+        sys.exit(failure("datasets.videos.convert", error))
     except KeyboardInterrupt:
         sys.exit(130)
     print(f"--data.name video_folder --data.root {index.parent} trains on them")

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-from datasets.keyed import keyed_uniform
+from datasets.base import SPLITS, check_int, keyed_uniform
 
-SPLITS = ("train", "valid", "test")
 EPS = 1e-8  # how far outside still counts as on the border, as in SRVP
 MAX_BOUNCES = 8  # per digit and frame; a corner at high speed may ask for more: the digit is then set onto the border
 
@@ -64,12 +63,6 @@ class Motion:
     def speeds_inward(self) -> ndarray:
         """Values of a component that must lead off the border it hit (svg flavour): never 0 unless max_speed is."""
         return np.arange(min(max(1, self.min_speed), self.max_speed), self.max_speed + 1, dtype=np.float64)
-
-
-def check_int(name: str, value: object, lowest: int) -> None:
-    """Raises ValueError unless value is an integer (not a bool) of at least lowest."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < lowest:
-        raise ValueError(f"{name} must be an integer >= {lowest}, got {value!r}")
 
 
 def choose(values: ndarray, u: ndarray) -> ndarray:

@@ -2,7 +2,7 @@
 
 The train, valid and test glyphs of a source have no member in common.
 
-    python -m datasets.glyphs ROOT    downloads MNIST into ROOT/MNIST/raw, or replaces a damaged copy
+    python -m datasets.digits.glyphs ROOT    downloads MNIST into ROOT/MNIST/raw, or replaces a damaged copy
 
 The published .gz files in ROOT/MNIST/raw are read as they are; nothing is unpacked.
 """
@@ -18,7 +18,7 @@ from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.datasets import MNIST
 
-from datasets.download import DATA_ERRORS, download_beside, download_command, one_line
+from datasets.files import DATA_ERRORS, download_beside, download_command, one_line
 
 N_MNIST_TRAIN = 57_000  # 95 % of MNIST's 60,000 training digits; the other 3,000 are the valid split
 RAW = Path("MNIST", "raw")  # where torchvision keeps MNIST in its root
@@ -61,7 +61,7 @@ def mnist(root: str | Path | None, split: str, size: int) -> ndarray:
     except DATA_ERRORS as error:
         raise FileNotFoundError(
             f"no usable MNIST in {root / RAW} ({one_line(error)}); download it with "
-            f"`python -m datasets.glyphs {root}`, or use `--data.name digits`, drawn digits that need no download"
+            f"`python -m datasets.digits.glyphs {root}`, or use `--data.name digits`, drawn digits without a download"
         ) from None
     digits = {"train": digits[:N_MNIST_TRAIN], "valid": digits[N_MNIST_TRAIN:], "test": digits}[split]
     if size == 28:
@@ -144,7 +144,7 @@ def main(arguments: list[str]) -> None:
         for train in (True, False):
             _read_mnist(root, train)
 
-    download_command(arguments, "datasets.glyphs", "MNIST", RAW, read, download_mnist)
+    download_command(arguments, "datasets.digits.glyphs", "MNIST", RAW, read, download_mnist)
 
 
 if __name__ == "__main__":

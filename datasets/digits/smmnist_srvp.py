@@ -11,8 +11,9 @@ import numpy as np
 from numpy import ndarray
 from numpy.random import RandomState
 
-from datasets import bouncing
-from datasets.moving_mnist import SimulatedDigits
+from datasets.base import check_int
+from datasets.digits import bouncing
+from datasets.digits.moving_mnist import SimulatedDigits
 
 N_VIDEOS, N_DIGITS = 5000, 2
 IMAGE_SIZE, LARGEST, MAX_SPEED = 64, 36, 4  # px, px, px/frame
@@ -39,7 +40,9 @@ class SmmnistSrvp(SimulatedDigits):
         self.states = states[:seq_len]
 
     def glyph_table(self) -> ndarray:
-        from datasets.glyphs import load_glyphs  # not at the top, or `python -m datasets.glyphs` would load it twice
+        from datasets.digits.glyphs import (
+            load_glyphs,  # not at the top, or `python -m datasets.digits.glyphs` would load it twice
+        )
 
         return load_glyphs("mnist", self.root, "test", 28)
 
@@ -106,7 +109,7 @@ def smmnist_srvp(
         raise ValueError(f"image_size of smmnist_srvp must be {IMAGE_SIZE}, got {image_size!r}")
     if deterministic not in (True, False):
         raise ValueError(f"deterministic must be True or False, got {deterministic!r}")
-    bouncing.check_int("seq_len", seq_len, 1)
+    check_int("seq_len", seq_len, 1)
     if seq_len > N_FRAMES[deterministic]:
         raise ValueError(f"seq_len must be <= {N_FRAMES[deterministic]}, the length of these videos, got {seq_len}")
     return SmmnistSrvp(root, seq_len=seq_len, deterministic=deterministic)

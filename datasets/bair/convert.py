@@ -1,8 +1,8 @@
 """BAIR robot pushing, from the published TFRecord files to one memory-mappable array per split.
 
-    python -m datasets.convert_bair SRC DST                 SRC: the published tar, or the folder unpacked from it
-    python -m datasets.convert_bair SRC DST --download      downloads the tar into the folder SRC first; 32 GB
-    python -m datasets.convert_bair SRC DST --camera main   the other of the two cameras
+    python -m datasets.bair.convert SRC DST                 SRC: the published tar, or the folder unpacked from it
+    python -m datasets.bair.convert SRC DST --download      downloads the tar into the folder SRC first; 32 GB
+    python -m datasets.bair.convert SRC DST --camera main   the other of the two cameras
 
 Writes into DST, for the splits train (43,264 videos; 15.9 GB) and test (256):
     bair_{split}.npy             (N, 30, 64, 64, 3) uint8
@@ -10,12 +10,10 @@ Writes into DST, for the splits train (43,264 videos; 15.9 GB) and test (256):
     bair_{split}_positions.npy   (N, 30, 3) float32, of the end effector
     bair_{split}.json            what they were made of, and their SHA-256
 Videos stand in the order of the numbers in their file's name. The tar is read where it lies, not unpacked, one record
-at a time. A conversion that was cut short goes on when the same command is run again.
+at a time. The same command resumes a conversion that was cut short, not a download.
 """
 
 import argparse
-import hashlib
-import io
 import itertools
 import json
 import os
@@ -23,7 +21,6 @@ import re
 import struct
 import sys
 import tarfile
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from http.client import HTTPException
@@ -35,11 +32,12 @@ from crc32c import crc32c
 from google.protobuf.message import DecodeError
 from pydantic import Field, TypeAdapter
 from tfrecord.example_pb2 import Example
+from torch.hub import download_url_to_file
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
-from datasets.bair import FRAME_SHAPE, N_FRAMES
-from datasets.download import failure, one_line, read_json
+from datasets.bair import ACTION_SIZE, ARRAYS, N_FRAMES, POSITION_SIZE
+from datasets.files import failure, npy_header, one_line, read_json, sha256
 
 URL = "http://rail.eecs.berkeley.edu/datasets/bair_robot_pushing_dataset_v0.tar"
 TAR_BYTES = 32_274_964_480
@@ -48,13 +46,6 @@ N_PUBLISHED = {"test": 256, "train": 43_264}  # videos; the small split first, s
 FOLDER = "softmotion30_44k"
 FILE_NAME = re.compile(r"traj_(\d+)_to_(\d+)\.tfrecords")
 FRAME_BYTES = 64 * 64 * 3
-
-# What an output's name ends in: one video's shape and the dtype. The frames come last: where they are, all is.
-ARRAYS = {
-    "_actions": ((N_FRAMES, 4), "<f4"),
-    "_positions": ((N_FRAMES, 3), "<f4"),
-    "": ((N_FRAMES, *FRAME_SHAPE), "|u1"),
-}
 
 
 class State(TypedDict):
@@ -202,7 +193,10 @@ def read_video(record: bytes, camera: str, where: str) -> tuple[bytes, bytes, by
             if len(row) != n:
                 raise DataError(f"{where}: {i}/{what} has {len(row)} floats, expected {n}; not a file of BAIR's")
             flat += row
-        return np.array(flat, "<f4").tobytes()
+        numbers = np.array(flat, "<f4")
+        if not np.isfinite(numbers).all():
+            raise DataError(f"{where}: {what} holds values that are not finite; not a file of BAIR's")
+        return numbers.tobytes()
 
     frames = []
     for i in range(N_FRAMES):
@@ -212,14 +206,14 @@ def read_video(record: bytes, camera: str, where: str) -> tuple[bytes, bytes, by
             sizes = " + ".join(str(len(value)) for value in frame) or 0
             raise DataError(f"{where}: {key} has {sizes} bytes, expected {FRAME_BYTES}, 64 x 64 RGB")
         frames.append(frame[0])
-    return floats("action", 4), floats("endeffector_pos", 3), b"".join(frames)
+    return floats("action", ACTION_SIZE), floats("endeffector_pos", POSITION_SIZE), b"".join(frames)
 
 
 def convert_split(files: list[RecordFile], dst: Path, camera: str, allow_partial: bool, bar: tqdm) -> dict:
     """Writes the arrays of one split and the JSON beside them, and returns what that says.
 
     Until all is written, the arrays are .part files and the JSON says which files are in them, safe on the disk. A run
-    that finds them goes on behind these. One that finds them made of other files, or of the other camera, starts over;
+    that finds them resumes behind these. One that finds them made of other files, or of the other camera, starts over;
     so does one after a kill between the renamings below, which take microseconds.
     """
     split = files[0].split
@@ -264,7 +258,7 @@ def convert_split(files: list[RecordFile], dst: Path, camera: str, allow_partial
             raise DataError(f"{files[0].path}: not one video for the split {split}")
         for array, (shape, dtype) in zip(arrays, ARRAYS.values(), strict=True):
             array.seek(0)
-            array.write(header(state["videos"], shape, dtype))
+            array.write(npy_header(state["videos"], shape, dtype))
             sync(array)
     bar.set_description("SHA-256")
     state["sha256"] = {path.name: sha256(part) for path, part in zip(outputs, parts, strict=True)}
@@ -298,17 +292,10 @@ def read_state(path: Path, new: dict, files: list[RecordFile], arrays: list[Path
     return state if whole else None
 
 
-def header(n: int, shape: tuple[int, ...], dtype: str) -> bytes:
-    """Of an .npy file; numpy pads it to one length for every n, so that it can be written when n is known."""
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"shape": (n, *shape), "fortran_order": False, "descr": dtype})
-    return file.getvalue()
-
-
 def sizes(n: int) -> list[int]:
     """Of the .npy files of n videos, in bytes."""
     return [
-        len(header(0, shape, dtype)) + n * int(np.prod(shape)) * np.dtype(dtype).itemsize
+        len(npy_header(0, shape, dtype)) + n * int(np.prod(shape)) * np.dtype(dtype).itemsize
         for shape, dtype in ARRAYS.values()
     ]
 
@@ -328,46 +315,17 @@ def write_json(path: Path, state: dict) -> None:
     os.replace(new, path)
 
 
-def sha256(path: Path) -> str:
-    """Of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def download(src: Path) -> Path:
-    """The published tar in the folder src, downloaded unless it is there; a broken download is gone on with."""
+    """The published tar in the folder src, downloaded unless it is there; whole or absent."""
     tar = src if src.is_file() else src / Path(URL).name
-    if tar.exists():
-        return tar
-    src.mkdir(parents=True, exist_ok=True)
-    part = tar.with_name(tar.name + ".part")
-    n = part.stat().st_size if part.exists() else 0
-    try:
-        if n < TAR_BYTES:
-            request = urllib.request.Request(URL, headers={"Range": f"bytes={n}-"})
-            with urllib.request.urlopen(request, timeout=60) as response:
-                if response.status != 206:  # the server sends all of it
-                    n = 0
-                total = n + int(response.headers.get("Content-Length", -1))
-                if total != TAR_BYTES:
-                    raise DataError(f"{URL} has {total:,} bytes, expected {TAR_BYTES:,}: no longer the published file")
-                bar = tqdm(desc="download", total=total, initial=n, unit="B", unit_scale=True, disable=None)
-                with part.open("ab" if n else "wb") as file, bar:
-                    while block := response.read(1 << 20):
-                        file.write(block)
-                        bar.update(len(block))
-    except (OSError, HTTPException) as error:
-        raise DataError(
-            f"cannot download {URL} ({one_line(error)}); run it again to go on, or put the file into {src} yourself"
-        ) from None
-    if part.stat().st_size < TAR_BYTES:
-        raise DataError(f"the download broke off at {part.stat().st_size:,} of {TAR_BYTES:,} bytes; run it again")
-    print("comparing the SHA-256 of the download")
-    digest = sha256(part)
-    if digest != TAR_SHA256:
-        part.unlink()
-        raise DataError(f"the download has SHA-256 {digest}, expected {TAR_SHA256}; it is deleted, run it again")
-    os.replace(part, tar)
+    if not tar.exists():
+        src.mkdir(parents=True, exist_ok=True)
+        try:
+            download_url_to_file(URL, str(tar), hash_prefix=TAR_SHA256, progress=sys.stderr.isatty())
+        except (RuntimeError, OSError, HTTPException) as error:  # RuntimeError: torch's, for another SHA-256
+            raise DataError(
+                f"cannot download {URL} ({one_line(error)}); put the file into {src} yourself, `wget -c` resumes it"
+            ) from None
     return tar
 
 
@@ -398,7 +356,7 @@ def convert(src: Path, dst: Path, camera: str, allow_partial: bool) -> None:
 def main(arguments: list[str]) -> int:
     """Exits with one line and code 2 unless everything asked for is converted."""
     parser = argparse.ArgumentParser(
-        prog="convert_bair", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="datasets.bair.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("src", metavar="SRC", type=Path, help=f"tar, {FOLDER}, or a folder that holds either")
     parser.add_argument("dst", metavar="DST", type=Path, help="folder of the arrays")
@@ -409,9 +367,9 @@ def main(arguments: list[str]) -> int:
     try:
         convert(download(args.src) if args.download else args.src, args.dst, args.camera, args.allow_partial)
     except (ValueError, OSError) as error:
-        return failure("convert_bair", error)
+        return failure("datasets.bair.convert", error)
     except KeyboardInterrupt:
-        print("convert_bair: stopped; the same command goes on from here", file=sys.stderr)
+        print("datasets.bair.convert: stopped; the same command resumes it", file=sys.stderr)
         return 130
     return 0
 

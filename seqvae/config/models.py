@@ -1,0 +1,129 @@
+"""Settings of the model families. JSON and `--model.family` name the family."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from seqvae.config.base import Settings, union, variants
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Settings):
+    """What every family has."""
+
+    group = "model"
+    needs_context: ClassVar[bool] = True  # whether the model conditions on observed frames, at least one
+
+    family: str  # svg: LSTMs on frame features; transport: canvases that move; image: single images
+
+    @property
+    def has_latent(self) -> bool:
+        """Whether futures differ from sample to sample; without a latent there is one, and no KL."""
+        return True
+
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether a training step normalises by the statistics of the clips in each pass (batch norm)."""
+        return False
+
+    def least_weights(self) -> int:
+        """Lower bound of the number of weights, from sizes alone; absurd ones are refused before anything is made."""
+        return 0
+
+    def require_positive(self, *names: str) -> None:
+        """ValueError for the first of these fields that is less than 1."""
+        self.require(">= 1", lambda value: value >= 1, *names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SvgConfig(ModelConfig):
+    """SVG: encoder, decoder and LSTMs; the defaults are its sizes for Moving MNIST."""
+
+    family: Literal["svg"] = "svg"
+    network: Literal["dcgan", "vgg"] = "dcgan"  # encoder and decoder, with skips; SVG: dcgan on digits, vgg on BAIR
+    norm: Literal["batch", "group"] = "batch"  # of the convolutions; batch as in SVG, group is blind to the batch
+    prior: Literal["learned", "fixed", "none"] = "learned"  # SVG-LP, SVG-FP, or no latent: a deterministic predictor
+    width: int = 64  # channels of the finest level
+    g_dim: int = 128  # frame feature
+    rnn_size: int = 256  # hidden units of every LSTM
+    predictor_layers: int = 2  # LSTM layers of the frame predictor
+    z_dim: int = 10  # latents per frame; unused with prior none
+    posterior_layers: int = 1  # LSTM layers; unused with prior none
+    prior_layers: int = 1  # LSTM layers; used with prior learned alone
+    last_frame_skip: bool = False  # skips from the frame before, predicted ones too, instead of the last observed frame
+
+    def __post_init__(self) -> None:
+        latent = ("z_dim", "posterior_layers", "prior_layers")
+        unused = {"none": latent, "fixed": ("prior_layers",), "learned": ()}[self.prior]
+        self.refuse(f"is not used with model.prior {self.prior}", *unused)
+        self.require_positive("width", "g_dim", "rnn_size", "predictor_layers", *latent)
+
+    @property
+    def has_latent(self) -> bool:
+        return self.prior != "none"
+
+    @property
+    def batch_statistics(self) -> bool:
+        return self.norm == "batch"
+
+    def least_weights(self) -> int:
+        n_layers = self.predictor_layers + self.has_latent * self.posterior_layers
+        n_layers += self.prior_layers if self.prior == "learned" else 0
+        linear = (self.rnn_size + self.width) * (self.g_dim + self.has_latent * self.z_dim)
+        return 8 * self.rnn_size**2 * n_layers + 16 * self.width**2 + linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransportConfig(ModelConfig):
+    """Canvases that move; the defaults are for two digits of Moving MNIST."""
+
+    family: Literal["transport"] = "transport"
+    prior: Literal["learned", "fixed", "none"] = "learned"  # none: no latent, a deterministic predictor
+    layers: int = 2  # canvases: at least as many as there are things that move on their own
+    z_dim: int = 5  # latents per layer and frame; unused with prior none
+    rnn_size: int = 192  # hidden units of prior, posterior and frame predictor, which serve all layers
+    width: int = 32  # channels of the network that writes the context onto the canvases
+    max_displacement: int = 5  # pixels per frame and axis
+
+    def __post_init__(self) -> None:
+        if not self.has_latent:
+            self.refuse("is not used with model.prior none", "z_dim")
+        self.require(">= 2, for when and how velocities change", lambda value: value >= 2, "z_dim")
+        self.require_positive("layers", "rnn_size", "width", "max_displacement")
+
+    @property
+    def has_latent(self) -> bool:
+        return self.prior != "none"
+
+    def least_weights(self) -> int:
+        gate = 9 * 4**2 * self.width * (self.layers + 2)  # on patches of 4x4 pixels
+        evidence = 2 * (2 * self.max_displacement + 1) ** 2
+        return gate + self.rnn_size * (16 * self.rnn_size + evidence + self.has_latent * self.z_dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig(ModelConfig):
+    """Encoder and decoder of single images."""
+
+    needs_context = False
+
+    family: Literal["image"] = "image"
+    network: Literal["dcgan", "vgg"] = "dcgan"  # encoder and decoder
+    norm: Literal["batch", "group"] = "batch"  # of the convolutions; group is blind to the batch
+    width: int = 64  # channels of the finest level
+    g_dim: int = 128  # image feature
+    z_dim: int = 10  # latents per image
+
+    def __post_init__(self) -> None:
+        self.require_positive("width", "g_dim", "z_dim")
+
+    def least_weights(self) -> int:
+        return 16 * self.width**2 + (self.width + self.z_dim) * self.g_dim
+
+    @property
+    def batch_statistics(self) -> bool:
+        return self.norm == "batch"
+
+
+_CLASSES = (SvgConfig, TransportConfig, ImageConfig)
+BY_NAME = variants("family", *_CLASSES)
+AnyModelConfig = union("family", *_CLASSES)
