@@ -69,7 +69,7 @@ class AdaptiveRule(nn.Module):
     e - p log(1 + remaining / t): no weight is added for what learning will do by itself.
     """
 
-    lowest, highest = -math.log(300.0), math.log(50.0)  # of the integral
+    lowest, highest = -math.log(3000.0), math.log(50.0)  # of the integral
     slowest, fastest = 1e-3, 3e-2  # of the integral, per step and unit of error; between them 30 / steps of the run
     steepest = 0.25  # largest error that counts upwards; 1 downwards
     window = 100  # steps that the moving average spans at most; before, 1/20 of the steps made
