@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN_DIR ?= runs/demo
 
-.PHONY: demo test test-slow trial bench lint clean
+.PHONY: demo test test-fast test-slow trial bench lint clean
 
 demo: .venv/.installed
 	$(BIN)/python train.py demo --run-dir $(RUN_DIR)
@@ -11,6 +11,9 @@ demo: .venv/.installed
 
 test: .venv/.installed
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-fast: .venv/.installed
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not long"
 
 test-slow: .venv/.installed
 	$(BIN)/python -m pytest -m slow

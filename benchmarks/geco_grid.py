@@ -36,9 +36,11 @@ from seqvae.config import (
     RunSettings,
     SvgConfig,
 )
+from seqvae.device import as_float
 from seqvae.objectives.geco import Geco, PaperRule
 from seqvae.training.session import build_trainer
-from seqvae.training.trainer import BATCHES, as_float, step_rng
+from seqvae.training.step import BATCHES, step_rng, train_step
+from seqvae.training.validation import note_validation, validate
 
 FACTORS = (0.7, 0.85, 1.0, 1.2, 1.5)  # tolerance over the sigma-VAE's final RMSE
 WEIGHTS = (0.015, 0.05, 0.2, 1.0, 4.0, 25.0)  # fixed weights over the calibrated weight at that RMSE
@@ -111,17 +113,17 @@ def train_one(cfg: RunConfig, clips: dict[str, Tensor], rule: Callable | None = 
     started, trace, n = time.time(), [], len(clips["train"])
     while trainer.step < cfg.optim.steps:
         chosen = step_rng(cfg.run.seed, BATCHES, trainer.step).integers(n, size=cfg.optim.batch_size)
-        trainer.train_step(as_float(clips["train"][chosen], CPU))
+        train_step(trainer, as_float(clips["train"][chosen], CPU))
         if trainer.step % LOG_EVERY == 0 and cfg.objective.name == "geco":
             trace.append((trainer.objective.log_lambda.exp().item(), trainer.objective.rmse().item()))
         if trainer.step % (cfg.optim.steps // VALIDATIONS) == 0:
-            validated = trainer.validate(clips["valid"])
-            trainer.note_validation(validated)
+            validated = validate(trainer, clips["valid"])
+            note_validation(trainer, validated)
     result = {"minutes": (time.time() - started) / 60, "valid_rmse": validated["valid/rmse"]}
     if cfg.objective.name == "geco":
         result |= {"verdict": trainer.objective.verdict(), "trace": trace}
     trainer.cfg = dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, n_valid=N_TEST))
-    tested = trainer.validate(clips["test"])
+    tested = validate(trainer, clips["test"])
     return result | {"rmse": tested["valid/rmse"], "kl": tested["valid/kl_nats_per_frame"]}
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 import train
 from datasets import load_dataset
 from seqvae.config import RunConfig
+from seqvae.device import as_float, choose_device
 from seqvae.memory import keep_memory
 from seqvae.networks import IMAGE_SIZES, NETWORKS
 from seqvae.presets import PRESETS
-from seqvae.training.trainer import as_float, choose_device
 
 CHANNELS = {"smmnist": 1, "bair": 3}
 

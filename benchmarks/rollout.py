@@ -34,6 +34,7 @@ from benchmarks.reference_svg import ReferenceSVG
 from seqvae.metrics.frame import psnr, without_tf32
 from seqvae.models import VideoModel
 from seqvae.training import session
+from seqvae.training.step import train_step
 
 SWEEP = (1, 10, 50, 100, 200)  # samples
 ROWS = 256  # samples x videos at once, as in evaluation
@@ -45,7 +46,7 @@ def prepare(args: argparse.Namespace, family: str) -> tuple[VideoModel, Tensor]:
     cfg = settings(args, f"--compute.compile={args.compile}", family=family)
     trainer, video = session.build_trainer(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
     for _ in range(args.train_steps):
-        trainer.train_step(video)
+        train_step(trainer, video)
     return trainer.model.eval(), video
 
 

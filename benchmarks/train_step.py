@@ -39,6 +39,7 @@ from benchmarks.reference_svg import ReferenceTraining
 from seqvae.build import build_model
 from seqvae.networks import IMAGE_SIZES
 from seqvae.training import session
+from seqvae.training.step import train_step
 
 SWEEP = {"n_frames": (8, 15, 30, 60), "batch_size": (4, 8, 16, 32), "image_size": IMAGE_SIZES}
 
@@ -48,7 +49,7 @@ def ours(args: argparse.Namespace) -> Callable[[], object]:
     device = start(args)
     cfg = settings(args, f"--compute.compile={args.compile}", family=args.family)
     trainer, video = session.build_trainer(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
-    return lambda: trainer.train_step(video)
+    return lambda: train_step(trainer, video)
 
 
 def reference(args: argparse.Namespace) -> Callable[[], object]:

@@ -6,7 +6,7 @@ from seqvae import models, objectives
 from seqvae.config import RunConfig
 from seqvae.likelihoods import build_likelihood
 from seqvae.models import VideoModel
-from seqvae.objectives import Elbo, Geco, Iwae
+from seqvae.objectives import Objective
 
 
 def build_model(cfg: RunConfig, channels: int) -> VideoModel:
@@ -17,7 +17,7 @@ def build_model(cfg: RunConfig, channels: int) -> VideoModel:
     return models.build_model(cfg.model, likelihood, **sizes)
 
 
-def build_objective(cfg: RunConfig, channels: int) -> Elbo | Iwae | Geco:
+def build_objective(cfg: RunConfig, channels: int) -> Objective:
     """The objective, as it starts."""
     return objectives.build_objective(
         cfg.objective,

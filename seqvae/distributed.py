@@ -1,7 +1,7 @@
-"""Several processes that train one model, started by torchrun or anything else that sets the same variables.
+"""Train one model in several processes, started by torchrun or by anything else that sets the same variables.
 
-Every process keeps the whole model and takes its share of each batch's clips; process 0 alone reads and writes the run
-folder. In a single process everything here does nothing at all.
+Every process keeps the whole model and takes its share of each batch's clips; only process 0 reads and writes the run
+folder. In a single process everything here is a no-op.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ Result = TypeVar("Result")
 
 
 class PeerLost(RuntimeError):
-    """Another process has ended or stands still; the message is one line."""
+    """Another process has ended or hangs; the message is one line."""
 
 
 def start(cuda: bool, timeout: int) -> None:
-    """Joins the other processes, if there are any; waiting for one takes at most `timeout` seconds, then and later."""
+    """Join the other processes, if there are any; PeerLost if one keeps the others waiting for `timeout` seconds."""
     number, size = launched()
     if size == 1 or dist.is_initialized():
         return
@@ -37,57 +37,57 @@ def start(cuda: bool, timeout: int) -> None:
 
 
 def stop() -> None:
-    """Leaves the other processes, which are leaving too."""
+    """Leave the other processes; each calls it when it is done."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def world_size() -> int:
-    """Processes of this run."""
+    """Number of processes of this run."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Index of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_main() -> bool:
-    """Whether this process is the one that reads, writes and prints."""
+    """Whether this is process 0, which reads, writes and prints."""
     return rank() == 0
 
 
 def shares(n: int) -> list[int]:
-    """How many of n clips each process takes; they differ by one at most."""
+    """Number of clips, out of n, that each process takes; they differ by one at most."""
     size, extra = divmod(n, world_size())
     return [size + (process < extra) for process in range(world_size())]
 
 
 def shard(n: int) -> slice:
-    """Which of n clips this process takes."""
+    """The slice of n clips that this process takes."""
     first = sum(shares(n)[: rank()])
     return slice(first, first + shares(n)[rank()])
 
 
-def gather(own: Tensor, n: int) -> Tensor:
-    """(M, this process's share of n clips, F) of all processes -> (M, n, F), the same on each.
+def gather(own: dict[str, Tensor], n: int) -> dict[str, Tensor]:
+    """Join what the processes know of their clips: (..., own clips, F) each -> (..., n, F), without gradient.
 
-    The gradient of what is computed from it reaches this process's own clips alone. So, when all processes compute the
-    same loss, their gradients add up to the whole.
+    All processes get the same tensors, clips in the order of the batch.
     """
+    own = {name: value.detach() for name, value in own.items()}
     if world_size() == 1:
         return own
-    lengths, mine = shares(n), own.detach().movedim(1, 0)
+    packed = torch.cat(list(own.values()))  # (M, own clips, F)
+    lengths, mine = shares(n), packed.movedim(1, 0)
     mine = torch.cat([mine, mine.new_zeros(lengths[0] - len(mine), *mine.shape[1:])])  # all_gather wants one shape
     parts = [torch.empty_like(mine) for _ in lengths]
     dist.all_gather(parts, mine)
-    parts = [part[:length].movedim(0, 1) for part, length in zip(parts, lengths)]
-    parts[rank()] = own
-    return torch.cat(parts, dim=1)
+    whole = torch.cat([part[:length].movedim(0, 1) for part, length in zip(parts, lengths)], dim=1)  # (M, n, F)
+    return dict(zip(own, whole.split([len(value) for value in own.values()])))
 
 
 def on_all(act: Callable[[], Result]) -> Result:
-    """What `act` returns; a ValueError or OSError that it raises on any process is raised on all."""
+    """Return `act()`; a ValueError or OSError raised on any process is raised on all."""
     if world_size() == 1:
         return act()
     result, error = None, None
@@ -102,7 +102,7 @@ def on_all(act: Callable[[], Result]) -> Result:
 
 
 def on_main(act: Callable[[], Result]) -> Result:
-    """As `on_all`, but only process 0 acts, and all return what it returned."""
+    """Return `act()` of process 0 on all processes; errors as in `on_all`."""
     if world_size() == 1:
         return act()
     result = [on_all(lambda: act() if is_main() else None)]
@@ -112,7 +112,7 @@ def on_main(act: Callable[[], Result]) -> Result:
 
 
 def collect(own: Result) -> list[Result]:
-    """What every process has, in their order, the same on each."""
+    """Return every process's object, in order of rank, on all of them."""
     if world_size() == 1:
         return [own]
     parts: list[Result | None] = [None] * world_size()
@@ -122,9 +122,9 @@ def collect(own: Result) -> list[Result]:
 
 
 class Vote:
-    """The highest number that any process has given, for all to act on in the same step.
+    """Agree on the highest number that any process passes in, so that all act on it in the same step.
 
-    It is the one of the step before: the answer travels while a step is computed, and nobody waits for it.
+    The answer is that of the step before: it travels while a step is computed, so nobody waits for it.
     """
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ class Vote:
         return agreed
 
     def close(self) -> int:
-        """Waits for the last answer."""
+        """Wait for the last answer."""
         if self._pending is None:
             return 0
         work, number = self._pending
@@ -150,7 +150,7 @@ class Vote:
 
 @contextlib.contextmanager
 def peers() -> Iterator[None]:
-    """Within it the errors of a connection that broke off, or was never made, become PeerLost."""
+    """Context manager: turn errors of a connection that broke, or was never made, into `PeerLost`."""
     number, size = launched()
     if size == 1:
         yield
@@ -169,10 +169,10 @@ def peers() -> Iterator[None]:
 
 
 def parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model as processes share it: gradients are averaged while the backward pass still runs.
+    """Wrap the model so that gradients are averaged over processes while the backward pass still runs.
 
     DistributedDataParallel rather than one all-reduce after it, which would add as much as a fifth to a step
-    (docs/scaling.md). Every weight has a gradient in every step, which is all that it asks for.
+    (docs/scaling.md). It requires that every weight has a gradient in every step, which holds here.
     """
     if world_size() == 1:
         return model

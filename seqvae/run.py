@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from seqvae.config import MAX_SEED, RunConfig, read_config
+from seqvae.device import as_float, choose_device
 from seqvae.evaluation.predictions import POSTERIOR_KEY, as_bytes, sample_chunks
 from seqvae.folders import find_run
 from seqvae.gaussian import keyed_noise
@@ -23,7 +24,6 @@ from seqvae.metrics.frame import without_tf32
 from seqvae.models import VideoModel
 from seqvae.objectives import bits_per_dim
 from seqvae.training.terms import batch_terms
-from seqvae.training.trainer import as_float, choose_device
 from seqvae.weights import load_model
 
 

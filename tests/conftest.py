@@ -10,6 +10,20 @@ os.environ["OMP_NUM_THREADS"] = "1"
 MNIST = Path(os.environ.get("SEQVAE_DATA") or Path(__file__).parent.parent / "data").resolve()
 
 
+# Modules that train whole runs, start commands or processes, or open a browser: `make test-fast` leaves them out.
+LONG = {
+    *("test_benchmarks", "test_colour_cli", "test_distributed", "test_evaluate_cli", "test_evaluate_distributed"),
+    *("test_gpu_suite", "test_lock", "test_metrics_perceptual", "test_predictions", "test_run", "test_scripts"),
+    *("test_train_cli", "test_trial"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in LONG or "browser" in item.fixturenames:
+            item.add_marker(pytest.mark.long)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device, and there is none")
@@ -21,3 +35,20 @@ def mnist_root() -> Path:
     if not (MNIST / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
         pytest.skip(f"no MNIST in {MNIST}; set SEQVAE_DATA to a folder that holds MNIST/raw")
     return MNIST
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Run folder of a tiny model, whose samples differ from one another as a trained model's do."""
+    import train  # slow, and few modules need it
+    from tests.helpers import GECO_FLAGS
+
+    folder = tmp_path_factory.mktemp("runs") / "geco"
+    assert train.main([*GECO_FLAGS, "--data.n-future", "8", "--run-dir", str(folder)]) == 0
+    for path in (folder / "checkpoints").glob("*.pt"):
+        state = torch.load(path, weights_only=True)
+        for name, weight in state["model"].items():
+            if weight.ndim > 1:
+                weight.mul_(2 if "lstm" in name else 12)
+        torch.save(state, path)
+    return folder

@@ -12,7 +12,7 @@ import predict
 import train
 from datasets.bair import convert as convert_bair
 from seqvae.presets import PRESETS
-from tests.test_datasets_bair import make_videos, write_records
+from tests.data_files import make_bair, write_bair_records
 
 TINY = ["--model.width", "2", "--model.g-dim", "8", "--model.rnn-size", "8", "--model.z-dim", "3"]
 TINY += ["--optim.batch-size", "2", "--compute.workers", "0", "--run.n-valid", "1", "--run.log-every", "1"]
@@ -36,8 +36,8 @@ def bair(tmp_path_factory):
     """A converted stand-in in BAIR's published layout: 20 training videos, 3 test videos."""
     root = tmp_path_factory.mktemp("bair")
     for split, n in (("train", 20), ("test", 3)):
-        videos = make_videos(n, seed=n) | {"aux1": moving_shapes(n, 30, 64, seed=n)}
-        write_records(root / "raw" / "softmotion30_44k" / split / f"traj_0_to_{n - 1}.tfrecords", videos)
+        videos = make_bair(n, seed=n) | {"aux1": moving_shapes(n, 30, 64, seed=n)}
+        write_bair_records(root / "raw" / "softmotion30_44k" / split / f"traj_0_to_{n - 1}.tfrecords", videos)
     assert convert_bair.main([str(root / "raw"), str(root), "--allow-partial"]) in (None, 0)
     return root
 

@@ -9,10 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from datasets import LOADERS, dataset_options, load_dataset
-from tests import test_datasets_kth
-from tests.test_datasets_bair import write_arrays
-from tests.test_datasets_images import write_jpeg_copy
-from tests.test_datasets_video_folder import write_folder
+from tests.data_files import write_bair_arrays, write_folder, write_jpeg_copy, write_kth_arrays
 
 STILL = ("mnist", "cifar10")
 MADE_ON_THE_FLY = ("digits", "moving_mnist")
@@ -39,9 +36,9 @@ def test_every_dataset_gives_uint8_clips(name, mnist_root, tmp_path):
     if name == "cifar10":
         root, options = write_jpeg_copy(tmp_path, n_test=80), {"source": "jpeg"}
     if name in ("bair", "pushing"):
-        root = write_arrays(tmp_path, n_test=70, name=name)
+        root = write_bair_arrays(tmp_path, n_test=70, name=name)
     if name == "kth":
-        root = test_datasets_kth.write_arrays(tmp_path)
+        root = write_kth_arrays(tmp_path)
     if name == "mnist_test_seq":
         root = write_test_seq(tmp_path, n=70)
     if name == "video_folder":

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Subset
 
 from datasets import load_dataset
 from datasets.bair import convert as convert_bair
+from tests.data_files import bair_noise, make_bair, numbered_by_clip, write_bair_arrays, write_bair_records
 
 REPOSITORY = Path(__file__).parent.parent
 PUBLISHED = convert_bair.N_PUBLISHED  # as it is before the tests put COUNTS in its place
@@ -33,59 +34,14 @@ ARRAYS = [f"bair_{split}{what}.npy" for split in COUNTS for what in ("", "_actio
 DAMAGED = "traj_512_to_513.tfrecords"
 
 
-def noise(n, seed=0):
-    """(N, 30, 64, 64, 3) uint8."""
-    return np.random.default_rng(seed).integers(256, size=(n, 30, 64, 64, 3), dtype=np.uint8)
-
-
-def make_videos(n, seed):
-    """What n records hold, and arrays of the published shapes."""
-    rng = np.random.default_rng([seed, 1])
-    return {
-        "aux1": noise(n, seed),
-        "main": noise(n, seed + 1000),
-        "actions": rng.normal(size=(n, 30, 4)).astype(np.float32),
-        "positions": rng.normal(size=(n, 30, 3)).astype(np.float32),
-    }
-
-
-def write_records(path, videos, change=lambda record: record):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = TFRecordWriter(str(path))
-    for aux1, main, actions, positions in zip(*videos.values(), strict=True):
-        record = {}
-        for i in range(30):
-            record[f"{i}/image_aux1/encoded"] = (aux1[i].tobytes(), "byte")
-            record[f"{i}/image_main/encoded"] = (main[i].tobytes(), "byte")
-            record[f"{i}/action"] = (actions[i], "float")
-            record[f"{i}/endeffector_pos"] = (positions[i], "float")
-        writer.write(change(record))
-    writer.close()
-
-
-def write_arrays(root, n_train=40, n_test=3, name="bair"):
-    """The reader's input, noise; returns root."""
-    for split, n in (("train", n_train), ("test", n_test)):
-        np.save(root / f"{name}_{split}.npy", noise(n, seed=n))
-        for what, size in (("actions", 4), ("positions", 3)):
-            np.save(root / f"{name}_{split}_{what}.npy", numbered(n, size))
-    return root
-
-
-def numbered(n, size):
-    """(N, 30, size) float32: entry k of frame t of video i is i + t / 100 + 1000 k."""
-    i, t, k = np.ogrid[:n, :30, :size]
-    return (i + t / 100 + 1000 * k).astype(np.float32)
-
-
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """Folder of softmotion30_44k, and by split what it holds."""
     root, content = tmp_path_factory.mktemp("made"), {}
     for split, ranges in RANGES.items():
-        files = [make_videos(last - first + 1, seed=first) for first, last in ranges]
+        files = [make_bair(last - first + 1, seed=first) for first, last in ranges]
         for (first, last), videos in zip(ranges, files, strict=True):
-            write_records(root / "softmotion30_44k" / split / f"traj_{first}_to_{last}.tfrecords", videos)
+            write_bair_records(root / "softmotion30_44k" / split / f"traj_{first}_to_{last}.tfrecords", videos)
         content[split] = {key: np.concatenate([videos[key] for videos in files]) for key in files[0]}
     return root, content
 
@@ -192,7 +148,7 @@ def changed(key, value):
             return {key: feature for key, feature in record.items() if feature is not None}
 
         path.unlink()
-        write_records(path, make_videos(2, seed=512), change)
+        write_bair_records(path, make_bair(2, seed=512), change)
 
     return damage
 
@@ -464,19 +420,19 @@ def test_the_reader_shows_what_was_converted(made, tmp_path):
 
 
 def test_train_and_valid_share_no_video_and_together_are_all(tmp_path):
-    write_arrays(tmp_path)
+    write_bair_arrays(tmp_path)
     train, valid, test = (load(tmp_path, split) for split in ("train", "valid", "test"))
     assert (len(train), len(valid), len(test)) == (2**24, 2, 3)
     assert sorted({cut(train, i)[0] for i in range(500)} | {cut(valid, i)[0] for i in range(2)}) == list(range(40))
     assert {cut(valid, i) for i in range(2)} == {(38, 0, False), (39, 0, False)}
     for index in range(2):
-        assert valid[index].equal(as_clip(noise(40, seed=40)[38 + index, :12]))
-        assert test[index].equal(as_clip(noise(3, seed=3)[index, :12]))
+        assert valid[index].equal(as_clip(bair_noise(40, seed=40)[38 + index, :12]))
+        assert test[index].equal(as_clip(bair_noise(3, seed=3)[index, :12]))
     assert valid.content_hash(2) == load(tmp_path, "valid", seed=1, flip=True).content_hash(2)
 
 
 def test_training_clips_start_at_every_frame_equally_often_and_at_another_in_the_next_pass(tmp_path):
-    train, videos = load(write_arrays(tmp_path)), noise(40, seed=40)
+    train, videos = load(write_bair_arrays(tmp_path)), bair_noise(40, seed=40)
     starts = train.cuts(range(38 * 100))[1]
     counts = np.bincount(starts, minlength=19)
     assert len(counts) == 19 and (np.abs(counts - 200) < 5 * np.sqrt(200)).all()
@@ -488,7 +444,7 @@ def test_training_clips_start_at_every_frame_equally_often_and_at_another_in_the
 
 
 def test_a_clip_depends_on_seed_split_and_index_alone(tmp_path):
-    train = load(write_arrays(tmp_path))
+    train = load(write_bair_arrays(tmp_path))
     indices = [5, 0, 400_000, 5]
     for index, clip in zip(indices, train.__getitems__(indices), strict=True):
         assert clip.equal(load(tmp_path)[index])
@@ -496,7 +452,7 @@ def test_a_clip_depends_on_seed_split_and_index_alone(tmp_path):
 
 
 def test_flips_mirror_about_half_of_the_training_clips_and_move_no_start(tmp_path):
-    plain, flipped = load(write_arrays(tmp_path)), load(tmp_path, flip=True)
+    plain, flipped = load(write_bair_arrays(tmp_path)), load(tmp_path, flip=True)
     cuts = [(cut(plain, index), cut(flipped, index)) for index in range(400)]
     assert all(a[:2] == b[:2] and not a[2] for a, b in cuts)
     assert 160 < sum(b[2] for _, b in cuts) < 240
@@ -507,7 +463,7 @@ def test_flips_mirror_about_half_of_the_training_clips_and_move_no_start(tmp_pat
 
 
 def test_loader_workers_give_the_same_clips_and_open_the_videos_themselves(tmp_path):
-    dataset = load(write_arrays(tmp_path), flip=True)
+    dataset = load(write_bair_arrays(tmp_path), flip=True)
     expected = torch.stack(dataset.__getitems__(range(30)))
     pickled = pickle.dumps(dataset)
     assert len(pickled) < 1000
@@ -519,8 +475,8 @@ def test_loader_workers_give_the_same_clips_and_open_the_videos_themselves(tmp_p
 
 
 def test_svgs_png_folders_give_the_same_clips_as_the_array(tmp_path):
-    write_arrays(tmp_path, n_train=20, n_test=1)
-    videos = noise(20, seed=20)
+    write_bair_arrays(tmp_path, n_train=20, n_test=1)
+    videos = bair_noise(20, seed=20)
     trajectories = [("traj_256_to_266", range(11)), ("traj_1024_to_1032.tfrecords", range(11, 20))]
     for name, numbers in trajectories:  # SVG counts the videos of a file from 1
         for k, number in enumerate(numbers, 1):
@@ -545,30 +501,30 @@ def test_svgs_png_folders_give_the_same_clips_as_the_array(tmp_path):
 
 
 def test_actions_and_positions_are_those_of_the_frames_that_a_clip_shows(tmp_path):
-    write_arrays(tmp_path)
+    write_bair_arrays(tmp_path)
     indices = [5, 0, 400_000, 5, 38]
     train = load(tmp_path)
     videos, starts, _ = train.cuts(indices)
     for values, size in ((train.actions(indices), 4), (train.positions(indices), 3)):
         assert values.shape == (5, 12, size) and values.dtype == torch.float32
         for row, video, start in zip(values, videos, starts, strict=True):
-            assert np.array_equal(row, numbered(40, size)[video, start : start + 12])
+            assert np.array_equal(row, numbered_by_clip(40, size)[video, start : start + 12])
     assert train.action_size == 4 and train.actions(indices[:2]).equal(train.actions(indices)[:2])
-    for split, videos in (("valid", numbered(40, 4)[38:]), ("test", numbered(3, 4))):
+    for split, videos in (("valid", numbered_by_clip(40, 4)[38:]), ("test", numbered_by_clip(3, 4))):
         assert np.array_equal(load(tmp_path, split).actions(range(len(videos))), videos[:, :12])
     with pytest.raises(IndexError, match="clip 3 is not in 0..2"):
         load(tmp_path, "test").actions([3])
 
 
 def test_actions_are_the_same_after_pickling_and_whatever_else_was_read(tmp_path):
-    train = load(write_arrays(tmp_path))
+    train = load(write_bair_arrays(tmp_path))
     before = pickle.loads(pickle.dumps(train)).actions([7])
     train.__getitems__(range(20))
     assert train.actions(range(3, 9))[4].equal(before[0])
 
 
 def test_flipped_bair_has_no_actions_because_its_camera_is_not_known(tmp_path):
-    train = load(write_arrays(tmp_path), flip=True)
+    train = load(write_bair_arrays(tmp_path), flip=True)
     with pytest.raises(ValueError, match="how its actions would mirror is not known; drop flip"):
         train.actions([0])
     assert load(tmp_path, "valid", flip=True).actions([0]).shape == (1, 12, 4)
@@ -579,17 +535,17 @@ def test_flipped_bair_has_no_actions_because_its_camera_is_not_known(tmp_path):
     [
         (lambda path: path.unlink(), FileNotFoundError, "is missing.*python -m datasets.bair.convert SRC"),
         (
-            lambda path: np.save(path, numbered(40, 3)),
+            lambda path: np.save(path, numbered_by_clip(40, 3)),
             FileNotFoundError,
             r"\(40, 30, 3\) float32, expected \(N, 30, 4\)",
         ),
-        (lambda path: np.save(path, numbered(40, 4).astype(float)), FileNotFoundError, "float64, expected"),
-        (lambda path: np.save(path, numbered(40, 4) * np.nan), FileNotFoundError, "values that are not finite"),
-        (lambda path: np.save(path, numbered(39, 4)), ValueError, "actions of 39 videos and frames of 40"),
+        (lambda path: np.save(path, numbered_by_clip(40, 4).astype(float)), FileNotFoundError, "float64, expected"),
+        (lambda path: np.save(path, numbered_by_clip(40, 4) * np.nan), FileNotFoundError, "values that are not finite"),
+        (lambda path: np.save(path, numbered_by_clip(39, 4)), ValueError, "actions of 39 videos and frames of 40"),
     ],
 )
 def test_missing_or_damaged_actions_are_one_line_where_they_are_asked_for(tmp_path, write, error, message):
-    write_arrays(tmp_path)
+    write_bair_arrays(tmp_path)
     write(tmp_path / "bair_train_actions.npy")
     train = load(tmp_path)
     assert train[0].shape == (12, 3, 64, 64)
@@ -618,15 +574,15 @@ def test_a_damaged_state_of_a_conversion_is_one_line(made, tmp_path, content, ca
         (lambda path: os.mkfifo(path), "is missing, or not a file"),
         (lambda path: path.write_bytes(b""), "magic"),
         (lambda path: path.write_bytes(HTML), "magic"),
-        (lambda path: np.savez(path.with_suffix(""), noise(2)) or path.with_suffix(".npz").rename(path), "magic"),
-        (lambda path: np.save(path, np.asfortranarray(noise(2))), "Fortran order"),
+        (lambda path: np.savez(path.with_suffix(""), bair_noise(2)) or path.with_suffix(".npz").rename(path), "magic"),
+        (lambda path: np.save(path, np.asfortranarray(bair_noise(2))), "Fortran order"),
         (lambda path: np.save(path, np.array([{}]), allow_pickle=True), "Python objects"),
         (
-            lambda path: np.save(path, noise(2)[:, :20]),
+            lambda path: np.save(path, bair_noise(2)[:, :20]),
             r"\(2, 20, 64, 64, 3\) uint8, expected \(N, 30, 64, 64, 3\) uint8",
         ),
-        (lambda path: np.save(path, noise(2) > 0), "bool, expected"),
-        (lambda path: np.save(path, noise(2)) or os.truncate(path, 9999), "ValueError"),
+        (lambda path: np.save(path, bair_noise(2) > 0), "bool, expected"),
+        (lambda path: np.save(path, bair_noise(2)) or os.truncate(path, 9999), "ValueError"),
     ],
 )
 def test_missing_or_damaged_arrays_are_one_line_with_the_command(tmp_path, write, message):
@@ -651,7 +607,7 @@ def test_missing_or_damaged_arrays_are_one_line_with_the_command(tmp_path, write
     ],
 )
 def test_bad_settings_are_refused_by_name_in_one_line(tmp_path, options, message):
-    write_arrays(tmp_path, n_train=1, n_test=1)
+    write_bair_arrays(tmp_path, n_train=1, n_test=1)
     with pytest.raises(ValueError, match=message) as error:
         load(**{"root": tmp_path} | options)
     assert "\n" not in str(error.value)

@@ -10,8 +10,7 @@ import torch
 from datasets import load_dataset, on_device
 from datasets.digits.bouncing import render
 from datasets.on_device import device_batches
-from tests.test_datasets_bair import write_arrays
-from tests.test_datasets_images import write_jpeg_copy
+from tests.data_files import write_bair_arrays, write_jpeg_copy
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 SIMULATED = {
@@ -77,7 +76,7 @@ def test_drawing_rounds_half_to_even_and_clips_at_255_on_every_device(device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("flip", [False, True])
 def test_bair_clips_are_those_of_the_dataset(tmp_path, device, flip):
-    write_arrays(tmp_path)
+    write_bair_arrays(tmp_path)
     for split in ("train", "valid", "test"):
         dataset = load_dataset("bair", tmp_path, split, seq_len=12, seed=3, flip=flip)
         with warnings.catch_warnings():
@@ -90,7 +89,7 @@ def test_bair_clips_are_those_of_the_dataset(tmp_path, device, flip):
 
 
 def test_bair_stays_on_the_host_where_it_takes_more_than_half_of_the_free_memory(tmp_path, monkeypatch):
-    dataset = load_dataset("bair", write_arrays(tmp_path), "train", seq_len=12)
+    dataset = load_dataset("bair", write_bair_arrays(tmp_path), "train", seq_len=12)
     n_bytes = 38 * 30 * 64 * 64 * 3
     for free, expected in ((2 * n_bytes, True), (2 * n_bytes - 1, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 80 * 2**30))
@@ -104,7 +103,7 @@ def test_other_data_comes_from_the_host(name, mnist_root, tmp_path, monkeypatch)
     if name == "cifar10":
         root, options = write_jpeg_copy(tmp_path, n_test=80), options | {"source": "jpeg"}
     if name == "bair":
-        root, options = write_arrays(tmp_path), {"seq_len": 12}
+        root, options = write_bair_arrays(tmp_path), {"seq_len": 12}
         monkeypatch.setattr(on_device, "has_room", lambda dataset, device: False)
     assert device_batches(load_dataset(name, root, "test", **options), "cpu") is None
 
@@ -123,7 +122,7 @@ def test_indices_may_be_numbers_of_any_kind_and_are_checked(load):
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", ["moving_mnist", "bair"])
 def test_nothing_waits_for_the_gpu(name, mnist_root, tmp_path):
-    root = write_arrays(tmp_path) if name == "bair" else mnist_root
+    root = write_bair_arrays(tmp_path) if name == "bair" else mnist_root
     dataset = load_dataset(name, root, "train", seq_len=12)
     make = device_batches(dataset, "cuda")
     make(range(16))

@@ -1,7 +1,6 @@
 """Still images as videos of one frame: contents, splits, and what happens when the files cannot be had or are wrong."""
 
 import hashlib
-import io
 import pickle
 import re
 import subprocess
@@ -14,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
 from torch.utils.data import DataLoader
 
 from datasets import images, load_dataset
+from tests.data_files import write_jpeg_copy
 
 SPLITS = ("train", "valid", "test")
 ROOT = Path(__file__).parent.parent
@@ -40,21 +39,6 @@ def write_batches(folder, published):
         entry = {"data": batch.reshape(len(batch), 3072), "labels": [0] * len(batch)}
         (folder / name).write_bytes(pickle.dumps(entry))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["airplane"]}))
-
-
-def write_jpeg_copy(root, n_train=60, n_test=20, size=32):
-    """Smooth colour images, and where each one's file begins in the bytes of all; returns root."""
-    arrays = {}
-    for split, n in (("train", n_train), ("test", n_test)):
-        files = []
-        for coarse in noise(n, seed=n)[:, :, :4, :4].transpose(0, 2, 3, 1):
-            file = io.BytesIO()
-            Image.fromarray(coarse).resize((size, size), Image.Resampling.BILINEAR).save(file, "JPEG")
-            files.append(file.getvalue())
-        arrays[f"{split}_jpeg"] = np.frombuffer(b"".join(files), np.uint8)
-        arrays[f"{split}_offsets"] = np.cumsum([0, *map(len, files)])
-    np.savez(root / "cifar10_jpeg.npz", **arrays)
-    return root
 
 
 @pytest.fixture

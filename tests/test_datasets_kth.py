@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import os
 import pickle
 import re
@@ -48,16 +47,6 @@ def make_frames(person, action, trial):
     for t, frame in enumerate(frames):
         frame[40:80, 2 * t : 2 * t + 40] = 250
     return frames
-
-
-def write_arrays(root):
-    """The reader's input for the test split, noise: 40 frames of each video; returns root."""
-    names = converter.published_videos()["test"]
-    frames = np.random.default_rng(0).integers(256, size=(40 * len(names), 64, 64), dtype=np.uint8)
-    np.save(root / "kth_test.npy", frames)
-    videos = {"test": [{"name": name, "frames": 40} for name in names]}
-    (root / "kth.json").write_text(json.dumps({"videos": videos, "sha256": {}}))
-    return root
 
 
 @pytest.fixture(scope="session")

@@ -12,14 +12,14 @@ from seqvae.config import RunConfig
 from seqvae.evaluation.choose import choose_protocol
 from seqvae.evaluation.choose import test_set_of as arguments_of_test_set
 from seqvae.presets import PRESETS
-from tests.test_datasets_bair import make_videos, write_arrays
+from tests.data_files import make_bair, write_bair_arrays
 
 
 def write_npz(path, n_train=40, n_test=3, **changed):
     """The renderer's file, noise; returns what it holds."""
     values = {}
     for split, n in (("train", n_train), ("test", n_test)):
-        videos = make_videos(n, seed=n)
+        videos = make_bair(n, seed=n)
         values |= {f"{split}_frames": videos["aux1"], f"{split}_moved": np.zeros((n, 3), np.float32)}
         values |= {f"{split}_{what}": videos[what] for what in ("actions", "positions")}
     values |= changed
@@ -107,9 +107,9 @@ def picture(points):
 
 
 def test_a_mirrored_clip_shows_the_fingertips_where_its_positions_say(tmp_path):
-    root = write_arrays(tmp_path, name="pushing")
+    root = write_bair_arrays(tmp_path, name="pushing")
     for split, n in (("train", 40), ("test", 3)):  # within the tray
-        np.save(root / f"pushing_{split}_positions.npy", (make_videos(n, seed=n)["positions"] / 10))
+        np.save(root / f"pushing_{split}_positions.npy", (make_bair(n, seed=n)["positions"] / 10))
     plain, flipped = (load_dataset("pushing", root, "train", seq_len=12, flip=flip) for flip in (False, True))
     indices = list(range(50))
     mirrored = flipped.cuts(indices)[2]
@@ -123,8 +123,8 @@ def test_a_mirrored_clip_shows_the_fingertips_where_its_positions_say(tmp_path):
 
 
 def test_mirrored_actions_lead_from_one_mirrored_position_to_the_next(tmp_path):
-    root = write_arrays(tmp_path, name="pushing")
-    positions = make_videos(40, seed=1)["positions"]
+    root = write_bair_arrays(tmp_path, name="pushing")
+    positions = make_bair(40, seed=1)["positions"]
     actions = np.zeros((40, 30, 4), np.float32)
     actions[:, :-1, :3], actions[..., 3] = np.diff(positions, axis=1), 1
     np.save(root / "pushing_train_positions.npy", positions)

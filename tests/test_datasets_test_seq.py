@@ -10,7 +10,7 @@ from torchvision.datasets import MovingMNIST
 import evaluate
 import train
 from datasets import load_dataset
-from tests.test_train_cli import SIGMA, without
+from tests.helpers import SIGMA_FLAGS, without
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_the_videos_are_those_torchvision_reads(root):
 
 def test_a_run_is_scored_on_it_under_own(root, tmp_path, capsys):
     run_dir = tmp_path / "run"
-    small = without(SIGMA, "--data.image-size")
+    small = without(SIGMA_FLAGS, "--data.image-size")
     assert train.main([*small, "--optim.steps", "1", "--run-dir", str(run_dir)]) == 0
     few = ["--test-set", "mnist_test_seq", "--n-videos", "3", "--n-samples", "2", "--n-importance", "1"]
     assert evaluate.main([str(run_dir), *few, "--data-root", str(root), "--save-predictions"]) == 0

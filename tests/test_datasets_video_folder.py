@@ -11,7 +11,6 @@ import struct
 import sys
 import time
 
-import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
@@ -22,36 +21,9 @@ from datasets import load_dataset
 from datasets import videos as video_folder
 from datasets.videos import convert as convert_videos
 from datasets.videos import read_video
+from tests.data_files import bucket, movie, smooth_movie, write_animated, write_folder, write_movie
 
 SPLITS = ("train", "valid", "test")
-
-
-def movie(n_frames, height=16, width=16, seed=0):
-    """(T, H, W, 3) uint8 noise of 200 colours at most, so that a GIF is lossless."""
-    rng = np.random.default_rng(seed)
-    palette = rng.integers(256, size=(200, 3), dtype=np.uint8)
-    frames = palette[rng.integers(200, size=(n_frames, height, width))]
-    frames[:, 0, 0] = palette[
-        np.arange(n_frames) % 200
-    ]  # no frame equals the one before, or the writer would merge them
-    return frames
-
-
-def write(path, frames, **options):
-    """GIF or APNG with Pillow, one palette per frame and no dithering; returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images = [Image.fromarray(frame) for frame in frames]
-    if path.suffix == ".gif":
-        images = [with_own_palette(frame) for frame in frames]
-    images[0].save(path, save_all=True, append_images=images[1:], format=options.pop("format", None), **options)
-    return path
-
-
-def with_own_palette(frame):
-    colours, indices = np.unique(frame.reshape(-1, 3), axis=0, return_inverse=True)
-    image = Image.fromarray(indices.reshape(frame.shape[:2]).astype(np.uint8))  # 256 colours at most
-    image.putpalette(colours.tobytes())
-    return image
 
 
 def write_frames(folder, frames, suffix=".png", name="frame_{}"):
@@ -59,23 +31,6 @@ def write_frames(folder, frames, suffix=".png", name="frame_{}"):
     for number, frame in enumerate(frames):
         Image.fromarray(frame).save(folder / (name.format(number) + suffix))
     return folder
-
-
-def write_folder(root, n_test=4, n_others=6, n_frames=12, size=16):
-    """GIFs named by number, at least n_test of them in the test split; returns root."""
-    names, number = [], 0
-    while len(names) < n_test:
-        if bucket(f"{number}.gif") >= 95:
-            names.append(f"{number}.gif")
-        number += 1
-    names += [name for i in range(10 * n_others) if bucket(name := f"{i}.gif") < 95][:n_others]
-    for name in names:
-        write(root / name, movie(n_frames, size, size, seed=int(name[:-4])))
-    return root
-
-
-def bucket(name):
-    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 100
 
 
 def load(root, split="train", **options):
@@ -108,7 +63,7 @@ def conversions(monkeypatch):
 def test_an_animation_of_the_right_size_comes_out_as_it_went_in(tmp_path, name):
     frames = movie(7)
     options = {"lossless": True} if name.endswith("webp") else {}
-    path = write(tmp_path / name.lower(), frames, **options | ({"format": "PNG"} if "png" in name else {}))
+    path = write_animated(tmp_path / name.lower(), frames, **options | ({"format": "PNG"} if "png" in name else {}))
     path = path.rename(tmp_path / name)
     video = read_video(path, 16)
     assert video.dtype == np.uint8 and (video == frames).all()
@@ -151,7 +106,7 @@ def test_the_largest_centred_square_is_cut_out_and_resized(tmp_path, height, wid
     side, top, left = min(height, width), max(0, height - width) // 2, max(0, width - height) // 2
     square = np.ascontiguousarray(frames[:, top : top + side, left : left + side])
     expected = [np.asarray(Image.fromarray(frame).resize((16, 16), Image.Resampling.BILINEAR)) for frame in square]
-    assert (read_video(write(tmp_path / "clip.gif", frames), 16) == np.stack(expected)).all()
+    assert (read_video(write_animated(tmp_path / "clip.gif", frames), 16) == np.stack(expected)).all()
 
 
 def test_shrinking_averages_instead_of_picking_pixels(tmp_path):
@@ -197,25 +152,11 @@ def test_transparent_pixels_of_a_gif_show_the_frame_before_or_black(tmp_path):
 
 def test_the_still_picture_before_an_apng_is_no_frame_of_it(tmp_path):
     frames = movie(4)
-    path = write(tmp_path / "clip.apng", frames, format="PNG", default_image=True)
+    path = write_animated(tmp_path / "clip.apng", frames, format="PNG", default_image=True)
     assert (read_video(path, 16) == frames[1:]).all()
 
 
 MOVIES = [("mp4", "libx264"), ("avi", "mpeg4"), ("webm", "libvpx-vp9"), ("mov", "libx264"), ("mkv", "libx264")]
-
-
-def smooth_movie(n_frames, height, width):
-    """A bright disc that moves right by 2 px a frame, on a gradient: what codecs are made for."""
-    y, x = np.indices((height, width))
-    gradient = np.stack([x * 200 / width, y * 200 / height, np.full_like(x, 60)], axis=-1)
-    discs = [((x - 10 - 2 * t) ** 2 + (y - height / 3) ** 2 < 64)[..., None] for t in range(n_frames)]
-    return np.stack([np.where(disc, 230, gradient) for disc in discs]).astype(np.uint8)
-
-
-def write_movie(path, frames, codec="libx264"):
-    pytest.importorskip("av")
-    iio.imwrite(path, frames, plugin="pyav", codec=codec, fps=10)
-    return path
 
 
 @pytest.mark.parametrize("suffix, codec", MOVIES)
@@ -263,8 +204,8 @@ def damaged(path, name, cut=None):
 
 
 def test_damaged_files_are_one_line_that_names_the_file(tmp_path):
-    gif = write(tmp_path / "whole.gif", movie(6))
-    apng = write(tmp_path / "whole.apng", movie(6), format="PNG")
+    gif = write_animated(tmp_path / "whole.gif", movie(6))
+    apng = write_animated(tmp_path / "whole.apng", movie(6), format="PNG")
     folder = write_frames(tmp_path / "frames", movie(4))
     damaged(folder / "frame_2.png", "frame_2.png", cut=0.5)
     (tmp_path / "empty.gif").write_bytes(b"")
@@ -316,7 +257,7 @@ def test_a_movie_whose_decoder_had_to_guess_pixels_is_damaged(tmp_path):
 
 def test_an_animated_png_among_frames_is_not_taken_for_one_of_them(tmp_path):
     folder = write_frames(tmp_path / "clip", movie(3))
-    write(folder / "frame_1.png", movie(3))
+    write_animated(folder / "frame_1.png", movie(3))
     with pytest.raises(ValueError, match="frame_1.png: ValueError it is an animation among frames; name it .apng"):
         read_video(folder, 16)
 
@@ -335,7 +276,7 @@ def test_what_is_no_video_is_refused_by_name(tmp_path):
 def test_videos_are_found_in_subfolders_and_folders_of_pictures_are_videos(tmp_path):
     clip = movie(2)
     for name in ("a.gif", "b.png", "deep/er/c.apng", "mixed/d.gif", "mixed/e.png", ".hidden/f.gif", "._g.gif"):
-        write(tmp_path / name, clip, **{"format": "PNG"} if "png" in name else {})
+        write_animated(tmp_path / name, clip, **{"format": "PNG"} if "png" in name else {})
     write_frames(tmp_path / "deep" / "frames", clip)
     write_frames(tmp_path / "deep" / "frames" / "more", clip, ".jpg")
     Image.fromarray(clip[0]).save(tmp_path / "thumbnail.jpg")
@@ -355,9 +296,9 @@ def reasons(root):
 def test_links_count_once_and_what_is_not_a_file_is_skipped_and_named(tmp_path):
     root = write_folder(tmp_path / "videos")
     names = {video.name for video in root.iterdir()}
-    outside = write(tmp_path / "elsewhere" / "new.gif", movie(12, seed=999))
+    outside = write_animated(tmp_path / "elsewhere" / "new.gif", movie(12, seed=999))
     (root / "a_folder").symlink_to(root / "z_folder")  # sorts before the folder itself
-    write(root / "z_folder" / "own.gif", movie(12, seed=998))
+    write_animated(root / "z_folder" / "own.gif", movie(12, seed=998))
     (root / "z_folder" / "back").symlink_to(root / "a_folder")
     (root / "twin.gif").symlink_to(root / min(names))
     os.link(root / "z_folder" / "own.gif", root / "z_folder" / "second_name.gif")
@@ -383,8 +324,8 @@ def test_links_count_once_and_what_is_not_a_file_is_skipped_and_named(tmp_path):
 def test_the_same_frames_under_two_names_are_one_video(tmp_path):
     root = write_folder(tmp_path)
     frames = movie(12, seed=1234)
-    write(root / "one.gif", frames)
-    write(root / "two.apng", frames, format="PNG")
+    write_animated(root / "one.gif", frames)
+    write_animated(root / "two.apng", frames, format="PNG")
     write_frames(root / "z", frames)
     load(root)
     assert [v["name"] for v in index_of(root)["videos"] if v["name"] in ("one.gif", "two.apng", "z")] == ["one.gif"]
@@ -417,7 +358,7 @@ def test_a_playlist_named_as_a_movie_opens_no_other_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("stride, max_frames", [(1, 1), (1, 3), (3, 2), (2, 99)])
 def test_no_more_frames_are_decoded_than_asked_for(tmp_path, monkeypatch, stride, max_frames):
-    path = write(tmp_path / "clip.gif", movie(12))
+    path = write_animated(tmp_path / "clip.gif", movie(12))
     decoded, real = [], video_folder.animation
     monkeypatch.setattr(video_folder, "animation", lambda p: (decoded.append(1) or frame for frame in real(p)))
     video = read_video(path, 16, stride, max_frames)
@@ -463,7 +404,7 @@ def test_valid_and_test_clips_are_the_first_frames_of_each_video(tmp_path):
 
 def test_training_clips_are_drawn_uniformly_from_every_window_of_every_training_video(tmp_path):
     for number, n_frames in enumerate((4, 9, 14, 5, 5)):  # of the five, one becomes valid and one test
-        write(tmp_path / f"{number}.gif", movie(n_frames, seed=number))
+        write_animated(tmp_path / f"{number}.gif", movie(n_frames, seed=number))
     dataset = load(tmp_path)
     assert len(dataset) == 2**24
     training = [video for video in index_of(tmp_path)["videos"] if video["split"] == "train"]
@@ -518,7 +459,7 @@ def test_the_cache_is_used_again_until_a_file_changes(tmp_path, conversions, cap
     again(10, stride=2)
     again(0)
     changed = next(path for path in tmp_path.glob("*.gif") if bucket(path.name) >= 95)
-    write(changed, movie(12, seed=999))
+    write_animated(changed, movie(12, seed=999))
     dataset = again(10)  # the same length, maybe the same size: the time of change tells
     assert any((as_frames(clip) == movie(12, seed=999)[:4]).all() for clip in dataset.__getitems__(range(4)))
     write_frames(tmp_path / "frames", movie(5))
@@ -539,7 +480,7 @@ def test_the_cache_is_used_again_until_a_file_changes(tmp_path, conversions, cap
 def test_corrupt_and_short_videos_are_named_counted_and_left_out(tmp_path, capsys):
     write_folder(tmp_path)
     (tmp_path / "corrupt.gif").write_bytes(b"not a gif")
-    write(tmp_path / "still.gif", movie(1))
+    write_animated(tmp_path / "still.gif", movie(1))
     load(tmp_path)
     out = capsys.readouterr().out
     assert "10 videos" in out and "2 skipped:" in out
@@ -551,7 +492,7 @@ def test_corrupt_and_short_videos_are_named_counted_and_left_out(tmp_path, capsy
 def test_videos_shorter_than_a_clip_are_left_out_with_a_count(tmp_path, capsys):
     write_folder(tmp_path)
     short = [path for path in sorted(tmp_path.glob("*.gif")) if bucket(path.name) >= 95][0]
-    write(short, movie(3))
+    write_animated(short, movie(3))
     assert len(load(tmp_path, "test", seq_len=10)) == 3
     assert capsys.readouterr().err.endswith("1 of 4 test videos have fewer than 10 frames and are left out\n")
     assert len(load(tmp_path, "test", seq_len=3)) == 4
@@ -562,7 +503,7 @@ def test_videos_shorter_than_a_clip_are_left_out_with_a_count(tmp_path, capsys):
         load(tmp_path, "test", seq_len=13)
     for path in tmp_path.glob("*.gif"):
         if bucket(path.name) >= 95:
-            write(path, movie(3))
+            write_animated(path, movie(3))
     message = r"longest of the test split has 3, of all 12; .* or share .* `(python -m datasets.videos.convert .*)`"
     with pytest.raises(ValueError, match=message) as error:
         load(tmp_path, "test", seq_len=10)
@@ -634,7 +575,7 @@ def test_a_failed_conversion_leaves_nothing_under_the_final_names(tmp_path, monk
     load(tmp_path)
     cache = tmp_path / ".seqvae_cache"
     before = {path.name: path.read_bytes() for path in cache.iterdir()}
-    write(tmp_path / "new.gif", movie(3))
+    write_animated(tmp_path / "new.gif", movie(3))
 
     def fail(*args):
         raise KeyboardInterrupt
@@ -648,7 +589,7 @@ def test_a_failed_conversion_leaves_nothing_under_the_final_names(tmp_path, monk
 def test_an_index_never_lies_beside_an_array_that_it_does_not_describe(tmp_path, monkeypatch):
     write_folder(tmp_path)
     load(tmp_path)
-    write(tmp_path / "new.gif", movie(3))
+    write_animated(tmp_path / "new.gif", movie(3))
     replace, moved = os.replace, []
 
     def crash_after_the_array(source, target):
@@ -725,7 +666,7 @@ def test_a_dataset_pickles_without_its_frames_and_workers_give_the_same(tmp_path
 def test_arrays_made_anew_under_a_dataset_are_noticed_by_a_new_process(tmp_path):
     write_folder(tmp_path)
     pickled = pickle.dumps(load(tmp_path))
-    write(tmp_path / "new.gif", movie(9))
+    write_animated(tmp_path / "new.gif", movie(9))
     load(tmp_path)
     video_folder._open.cache_clear()  # as in a worker that starts now
     with pytest.raises(ValueError, match="videos_16_1.npy was made anew while it was in use; start again"):
@@ -754,7 +695,7 @@ def test_a_folder_without_enough_videos_is_one_line_with_the_remedy(tmp_path, fi
     if files is not None:
         root.mkdir()
         for seed, (name, n_frames) in enumerate(files.items()):
-            write(root / name, movie(n_frames, seed=seed))
+            write_animated(root / name, movie(n_frames, seed=seed))
     with pytest.raises(error, match=message) as raised:
         load(root)
     assert "\n" not in str(raised.value)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing
+from torch import nn
 from torch.testing import assert_close
 
 import train
 from datasets.on_device import device_batches
 from seqvae import distributed
+from seqvae.build import build_model
 from seqvae.config import (
     ComputeConfig,
     DiscreteConfig,
@@ -34,19 +35,22 @@ from seqvae.config import (
     RunConfig,
     SharedSigmaConfig,
 )
+from seqvae.likelihoods.base import Densities
+from seqvae.likelihoods.gaussian import OneSigma, gaussian_log_prob
+from seqvae.objectives import Elbo
 from seqvae.training import session
 from seqvae.training.logger import read_metrics
 from seqvae.training.loop import StepSampler
 from seqvae.training.session import UNFINISHED, build_trainer
-from seqvae.training.trainer import Trainer
-from tests.test_train_cli import TINY as FLAGS
-from tests.test_train_cli import assert_bitwise_equal, final, flat, wait_for
-from tests.test_training import TINY, change, combinations
+from seqvae.training.state import TrainState
+from seqvae.training.step import train_step
+from seqvae.training.terms import batch_terms
+from tests.helpers import TINY, TINY_FLAGS, assert_bitwise_equal, change, combinations, final, flat, free_port, wait_for
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 GROUP = change(change(TINY, "model", norm="group"), "optim", batch_size=5)
-STEPS, BROKEN_STEP = 20, 7
+STEPS, BROKEN_STEP = 10, 4
 
 
 def cases() -> dict[str, RunConfig]:
@@ -63,6 +67,7 @@ def cases() -> dict[str, RunConfig]:
         "optimal-sigma-soft-clip": case(ElboConfig(), OptimalSigmaConfig(soft_clip=True)),
         "iwae": case(IwaeConfig(n_importance=2), SharedSigmaConfig()),
         "geco-iwae": case(GecoIwaeConfig(n_importance=2, tolerance=0.1), gaussian),
+        "batch-scale": GROUP,
         "free-bits": case(ElboConfig(free_bits=1e-4, kl_warmup=5), DiscreteConfig()),
     }
     clipped = change(change(found["geco"], "optim", ema=0.5), "optim", grad_clip=1.0)
@@ -75,14 +80,14 @@ def cases() -> dict[str, RunConfig]:
 def trained(name: str, cfg: RunConfig) -> dict:
     """State and numbers after some steps of this process's part of the batch."""
     torch.manual_seed(1)
-    trainer, log = build_trainer(cfg, 1, CPU), []
+    trainer, log = with_batch_scale(cfg) if name == "batch-scale" else build_trainer(cfg, 1, CPU), []
     for step in range(STEPS):
         video = torch.rand(5, 4, 1, 32, 32, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
         if name == "a-step-of-nan" and step == BROKEN_STEP:
             video[4, 2, 0, 5, 5] = torch.nan  # the last clip, which process 1 has
-        numbers = trainer.train_step(video[distributed.shard(5)])
+        numbers = train_step(trainer, video[distributed.shard(5)])
         log.append({key: value.tolist() for key, value in numbers.items()})
-    return {"state": trainer.state(), "status": trainer.status(), "log": log}
+    return {"state": trainer.state_dict(), "status": trainer.status(), "log": log}
 
 
 def one_of_two(rank: int, port: int, folder: Path) -> None:
@@ -97,12 +102,6 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
 def join(rank: int, port: int) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     distributed.start(cuda=False, timeout=60)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +143,7 @@ def test_two_processes_with_unequal_shares_train_as_one(name, two_processes, flo
 # ---- several passes per step
 
 
-def with_passes(cfg: RunConfig, k: int) -> Trainer:
+def with_passes(cfg: RunConfig, k: int) -> TrainState:
     cfg = change(change(cfg, "model", norm="group"), "optim", accumulate=k, batch_size=5)
     return build_trainer(cfg, 1, CPU)
 
@@ -166,24 +165,54 @@ def test_a_step_in_several_passes_is_the_step_of_one(cfg, float64):
     whole, parts = with_passes(cfg, 1), with_passes(cfg, 3)
     for step in range(2):
         video = torch.rand(5, 4, 1, 32, 32, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
-        assert_close(*(trainer.train_step(video) for trainer in (parts, whole)), rtol=1e-9, atol=1e-9)
+        assert_close(*(train_step(trainer, video) for trainer in (parts, whole)), rtol=1e-9, atol=1e-9)
         for (name, one), other in zip(parts.model.named_parameters(), whole.model.parameters()):
             assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-9, msg=lambda text: f"{name}: {text}")  # noqa: B023
-    assert_close(*(flat(trainer.state()) for trainer in (parts, whole)), rtol=1e-6, atol=1e-8)
+    assert_close(*(flat(trainer.state_dict()) for trainer in (parts, whole)), rtol=1e-6, atol=1e-8)
 
 
 def test_batch_norms_running_statistics_move_once_for_each_pass():
-    for objective in ("elbo-optimal-sigma", "elbo-gaussian"):  # two passes over the batch, and one
-        cfg = {param.id: param.values[0] for param in combinations()}[objective]
-        trainer = build_trainer(change(cfg, "optim", accumulate=3), 1, CPU)
-        trainer.train_step(torch.rand(3, 4, 1, 32, 32))
-        assert trainer.model.encoder.levels[0][1].num_batches_tracked == 3
+    trainer = build_trainer(change(TINY, "optim", accumulate=3), 1, CPU)
+    train_step(trainer, torch.rand(3, 4, 1, 32, 32))
+    assert trainer.model.encoder.levels[0][1].num_batches_tracked == 3
+
+
+class BatchScale(OneSigma):
+    """A likelihood of no registry, with a parameter, whose every frame is scored by the batch's largest error."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def variance(self) -> torch.Tensor:
+        return (2 * self.log_scale.double()).exp()
+
+    def densities(self, statistics, dims, mask=None) -> Densities:
+        variance = self.variance() * (statistics["sse"] * mask).max() / dims
+        log_px = gaussian_log_prob(statistics["sse"], dims, variance)
+        return Densities(log_px, log_px)
+
+
+def with_batch_scale(cfg: RunConfig) -> TrainState:
+    """A run of `cfg` with a likelihood that the training code has never heard of."""
+    model = build_model(cfg, 1)
+    model.likelihood = BatchScale(1)
+    return TrainState(cfg, model, Elbo(1.0), CPU)
+
+
+def test_a_new_likelihood_that_looks_at_the_batch_is_right_in_several_passes(float64):
+    whole, parts = (with_batch_scale(change(GROUP, "optim", accumulate=k)) for k in (1, 3))
+    video = torch.rand(5, 4, 1, 32, 32, dtype=torch.float64)
+    assert_close(*(train_step(trainer, video) for trainer in (parts, whole)), rtol=1e-9, atol=1e-9)
+    for one, other in zip(parts.model.parameters(), whole.model.parameters()):
+        assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-9)
+    assert parts.model.likelihood.log_scale.grad.abs() > 1
 
 
 # ---- activations computed again
 
 
-def kept_bytes(trainer: Trainer, video: torch.Tensor) -> int:
+def kept_bytes(trainer: TrainState, video: torch.Tensor) -> int:
     kept = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -191,7 +220,7 @@ def kept_bytes(trainer: Trainer, video: torch.Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        trainer.terms(trainer.model, video, torch.zeros(1, 3, 3, 3), torch.Generator())
+        batch_terms(trainer.model, video, torch.zeros(1, 3, 3, 3), trainer.mask)
     return sum(kept.values())
 
 
@@ -203,8 +232,8 @@ def test_activations_computed_again_give_the_same_step_and_take_less_memory(netw
     again = build_trainer(change(cfg, "compute", checkpoint_activations=True), 1, CPU)
     for step in range(2):
         video = torch.rand(3, 4, 1, 32, 32, generator=torch.Generator().manual_seed(step))
-        assert_close(*(trainer.train_step(video) for trainer in (again, plain)), rtol=0, atol=0)
-    assert_bitwise_equal(plain.state(), again.state())  # running statistics and their counts too
+        assert_close(*(train_step(trainer, video) for trainer in (again, plain)), rtol=0, atol=0)
+    assert_bitwise_equal(plain.state_dict(), again.state_dict())  # running statistics and their counts too
     assert kept_bytes(again, video) < 0.5 * kept_bytes(plain, video)
 
 
@@ -214,8 +243,8 @@ def test_activations_are_computed_again_for_images_and_in_several_passes():
     cfg = change(dataclasses.replace(TINY, data=data, model=model), "optim", accumulate=2, batch_size=4)
     plain, again = (build_trainer(change(cfg, "compute", checkpoint_activations=on), 1, CPU) for on in (False, True))
     video = torch.rand(4, 1, 1, 32, 32)
-    assert_close(*(trainer.train_step(video) for trainer in (again, plain)), rtol=0, atol=0)
-    assert_bitwise_equal(plain.state(), again.state())
+    assert_close(*(train_step(trainer, video) for trainer in (again, plain)), rtol=0, atol=0)
+    assert_bitwise_equal(plain.state_dict(), again.state_dict())
     with pytest.raises(ValueError, match="needs 2 images in every pass.*--optim.batch-size 4 or more"):
         build_trainer(change(cfg, "optim", batch_size=3), 1, CPU)
 
@@ -246,7 +275,7 @@ def test_processes_share_the_clips_of_a_step_whatever_their_number(monkeypatch):
 def test_half_a_launch_is_one_message(variables, words, monkeypatch, capsys, tmp_path):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert train.main(["demo-svg", *FLAGS, "--run-dir", str(tmp_path)]) == 2
+    assert train.main(["demo-svg", *TINY_FLAGS, "--run-dir", str(tmp_path)]) == 2
     err = capsys.readouterr().err
     assert words in err and "torchrun" in err and err.count("\n") == 1
 
@@ -276,7 +305,7 @@ def test_what_processes_cannot_do_names_the_remedy(change_cfg, words, monkeypatc
 
 def test_clips_made_on_the_device_are_those_of_the_host(tmp_path, capsys):
     for where in ("host", "device"):
-        assert train.main(["demo-svg", *FLAGS, "--run-dir", str(tmp_path / where), "--compute.data", where]) == 0
+        assert train.main(["demo-svg", *TINY_FLAGS, "--run-dir", str(tmp_path / where), "--compute.data", where]) == 0
     assert_bitwise_equal(*(final(tmp_path / where) for where in ("host", "device")))
     assert 0 < read_metrics(tmp_path / "device" / "metrics.jsonl")[0]["train/data_wait"] < 1
     cfg = change(RunConfig(), "compute", data="device")
@@ -297,7 +326,7 @@ def start_two(folder: Path, *flags: str) -> list[subprocess.Popen]:
     launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     processes = []
     for rank in range(2):
-        command = [sys.executable, "train.py", "demo-svg", *FLAGS, "--model.norm", "group", *flags]
+        command = [sys.executable, "train.py", "demo-svg", *TINY_FLAGS, "--model.norm", "group", *flags]
         command += ["--run-dir", str(folder / str(rank)), "--compute.timeout", "30"]
         env = os.environ | launch | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -330,7 +359,7 @@ def test_a_killed_process_ends_the_others_a_signal_to_one_stops_all_and_one_proc
     assert not (tmp_path / "1").exists(), "process 0 alone writes"
 
     # One process goes on where two stopped; all steps by one process come to the same, up to rounding.
-    command = ["demo-svg", *FLAGS, "--model.norm", "group", *rule]
+    command = ["demo-svg", *TINY_FLAGS, "--model.norm", "group", *rule]
     command += ["--optim.steps", str(stopped + 2)]
     for name in ("0", "whole"):
         assert train.main([*command, "--run-dir", str(tmp_path / name)]) == 0
@@ -345,7 +374,7 @@ def test_a_killed_process_ends_the_others_a_signal_to_one_stops_all_and_one_proc
 
 def test_dry_run_under_torchrun_prints_once(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
-    command += ["demo-svg", *FLAGS, "--run-dir", str(tmp_path / "run"), "--dry-run"]
+    command += ["demo-svg", *TINY_FLAGS, "--run-dir", str(tmp_path / "run"), "--dry-run"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("weights        ") == 1 and not (tmp_path / "run").exists()
@@ -358,7 +387,7 @@ def test_a_process_that_never_comes_ends_the_wait_with_one_line(tmp_path, monkey
     for name, value in launch.items():
         monkeypatch.setenv(name, value)
     begin = time.monotonic()
-    assert train.main(["demo-svg", *FLAGS, "--compute.timeout", "1", "--run-dir", str(tmp_path / "run")]) == 1
+    assert train.main(["demo-svg", *TINY_FLAGS, "--compute.timeout", "1", "--run-dir", str(tmp_path / "run")]) == 1
     err = capsys.readouterr().err
     assert "process 0 of 2 has lost the others" in err and err.count("\n") == 1
     assert time.monotonic() - begin < 60 and not (tmp_path / "run").exists()

@@ -23,20 +23,7 @@ from seqvae.evaluation.config import EvalConfig
 from seqvae.evaluation.scores import Scorer
 from seqvae.metrics.protocols import find_protocol
 from seqvae.weights import load_model
-from tests.test_train_cli import GECO, SIGMA, TINY, without
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "geco"
-    assert train.main([*GECO, "--data.n-future", "8", "--run-dir", str(folder)]) == 0
-    for path in (folder / "checkpoints").glob("*.pt"):  # larger weights, so that samples differ as a trained model's do
-        state = torch.load(path, weights_only=True)
-        for name, weight in state["model"].items():
-            if weight.ndim > 1:
-                weight.mul_(2 if "lstm" in name else 12)
-        torch.save(state, path)
-    return folder
+from tests.helpers import GECO_FLAGS, SIGMA_FLAGS, TINY_FLAGS, without
 
 
 def rows(out: Path) -> dict[tuple[int, str], list[float]]:
@@ -108,7 +95,7 @@ def test_seed_checkpoint_and_device_are_used(trained, tmp_path):
 
 
 def test_averaged_weights_are_the_ones_evaluated(tmp_path, capsys):
-    assert train.main([*GECO, "--optim.ema", "0.9", "--run-dir", str(tmp_path)]) == 0
+    assert train.main([*GECO_FLAGS, "--optim.ema", "0.9", "--run-dir", str(tmp_path)]) == 0
     model, state = load_model(tmp_path, read_config(tmp_path), "last")
     assert state["step"] == 6 and not torch.equal(
         state["ema"]["encoder.head.0.weight"], state["model"]["encoder.head.0.weight"]
@@ -117,7 +104,7 @@ def test_averaged_weights_are_the_ones_evaluated(tmp_path, capsys):
 
 
 def test_a_model_without_latent_has_one_future(tmp_path, capsys):
-    command = [*without(SIGMA, "--model.z-dim"), "--model.prior", "none", "--run-dir", str(tmp_path)]
+    command = [*without(SIGMA_FLAGS, "--model.z-dim"), "--model.prior", "none", "--run-dir", str(tmp_path)]
     assert train.main(command) == 0
     assert evaluate.main([str(tmp_path), "--n-videos", "2", "--n-samples", "3"]) == 2
     assert "one future per video" in capsys.readouterr().err
@@ -126,7 +113,7 @@ def test_a_model_without_latent_has_one_future(tmp_path, capsys):
 
 
 def test_moving_mnist_is_scored_on_the_published_test_set(tmp_path, mnist_root, capsys):
-    small = without(without(TINY, "--data.digit-size"), "--data.image-size")
+    small = without(without(TINY_FLAGS, "--data.digit-size"), "--data.image-size")
     run_dir = tmp_path / "run"
     command = ["smmnist-sigma", *small, "--data.root", str(mnist_root), "--run-dir", str(run_dir)]
     assert train.main([*command, "--optim.steps", "3"]) == 0
@@ -140,7 +127,7 @@ def test_moving_mnist_is_scored_on_the_published_test_set(tmp_path, mnist_root, 
 
 
 def test_the_order_of_protocols_does_not_change_what_each_is_scored_on(tmp_path, mnist_root, monkeypatch):
-    small, real = without(without(TINY, "--data.digit-size"), "--data.image-size"), request.make_plan
+    small, real = without(without(TINY_FLAGS, "--data.digit-size"), "--data.image-size"), request.make_plan
     command = ["smmnist-sigma", *small, "--data.root", str(mnist_root), "--run-dir", str(tmp_path)]
     assert train.main([*command, "--optim.steps", "1"]) == 0
     found = []
@@ -159,7 +146,7 @@ def test_the_order_of_protocols_does_not_change_what_each_is_scored_on(tmp_path,
 
 
 def test_several_protocols_score_a_run_in_one_command(tmp_path, mnist_root, capsys):
-    small = without(without(TINY, "--data.digit-size"), "--data.image-size")
+    small = without(without(TINY_FLAGS, "--data.digit-size"), "--data.image-size")
     command = ["smmnist-sigma", *small, "--data.root", str(mnist_root), "--run-dir", str(tmp_path)]
     assert train.main([*command, "--optim.steps", "1"]) == 0
     few = ["--n-videos", "2", "--n-samples", "2", "--n-importance", "1"]
@@ -234,7 +221,7 @@ def test_lpips_and_fvd_are_scored_where_there_are_weights(trained, tmp_path, mon
 
 @pytest.mark.parametrize("n_past", [2, 30])
 def test_the_protocol_decides_how_much_is_seen_whatever_the_run_saw(n_past, tmp_path, mnist_root):
-    small = TINY
+    small = TINY_FLAGS
     for name in ("--data.digit-size", "--data.image-size", "--data.n-past", "--optim.steps"):
         small = without(small, name)
     command = ["smmnist-sigma", *small, "--data.n-past", str(n_past), "--optim.steps", "1"]
@@ -291,7 +278,7 @@ def test_a_folder_without_a_run_or_without_a_checkpoint_is_refused(trained, tmp_
     assert evaluate.main([str(tmp_path)]) == 2
     assert "best.pt cannot be read" in capsys.readouterr().err
     (tmp_path / "checkpoints" / "best.pt").unlink()
-    assert train.main([*GECO, "--model.width", "8", "--run-dir", str(tmp_path / "wider")]) == 0
+    assert train.main([*GECO_FLAGS, "--model.width", "8", "--run-dir", str(tmp_path / "wider")]) == 0
     wider = tmp_path / "wider" / "checkpoints" / "best.pt"
     (tmp_path / "checkpoints" / "best.pt").write_bytes(wider.read_bytes())
     assert evaluate.main([str(tmp_path)]) == 2
@@ -314,7 +301,10 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_line(trained, tmp_path, c
         assert words in error and error.count(chr(10)) == 1
     del tree["config"]["model"]["family"]
     (tmp_path / "config.json").write_text(json.dumps(tree))
-    for command in (lambda: evaluate.main([str(tmp_path)]), lambda: train.main([*GECO, "--run-dir", str(tmp_path)])):
+    for command in (
+        lambda: evaluate.main([str(tmp_path)]),
+        lambda: train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]),
+    ):
         assert command() == 2
         error = capsys.readouterr().err
         assert "model.family is missing" in error and error.count(chr(10)) == 1
@@ -386,8 +376,8 @@ def test_more_than_the_memory_holds_is_refused_with_the_estimate(flags, words, t
 
 def test_several_runs_are_put_side_by_side(tmp_path, monkeypatch, capsys):
     latent, plain = tmp_path / "latent", tmp_path / "plain"
-    assert train.main([*SIGMA, "--run-dir", str(latent)]) == 0
-    command = [*without(SIGMA, "--model.z-dim"), "--model.prior", "none", "--run-dir", str(plain)]
+    assert train.main([*SIGMA_FLAGS, "--run-dir", str(latent)]) == 0
+    command = [*without(SIGMA_FLAGS, "--model.z-dim"), "--model.prior", "none", "--run-dir", str(plain)]
     assert train.main(command) == 0
     monkeypatch.chdir(tmp_path)
     few = ["--n-videos", "2", "--n-samples", "3"]

@@ -11,8 +11,7 @@ import torch
 import torchvision
 
 import evaluate
-from tests.test_evaluate_cli import trained  # noqa: F401
-from tests.test_predictions import metrics
+from tests.results import metrics
 
 TOP = Path(__file__).parent.parent
 
@@ -36,7 +35,7 @@ def start(flags: list[str], n: int) -> list[subprocess.Popen]:
 
 
 @pytest.mark.parametrize("n_videos", [5, 1])
-def test_processes_with_unequal_shares_give_the_numbers_of_one(n_videos, trained, tmp_path, monkeypatch):  # noqa: F811
+def test_processes_with_unequal_shares_give_the_numbers_of_one(n_videos, trained, tmp_path, monkeypatch):
     class TinyI3D(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, 3, T, 224, 224) -> (B, 400)
             return x.mean((2, 3, 4)).repeat(1, 134)[:, :400] - x.std((1, 2, 3, 4))[:, None]
@@ -73,7 +72,7 @@ def test_processes_with_unequal_shares_give_the_numbers_of_one(n_videos, trained
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_what_takes_one_process_says_so(trained, tmp_path):  # noqa: F811
+def test_what_takes_one_process_says_so(trained, tmp_path):
     processes = start([str(trained), "--save-predictions", "--out", str(tmp_path)], 2)
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [2, 2]

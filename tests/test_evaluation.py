@@ -11,7 +11,7 @@ from benchmarks.runs import markdown
 from seqvae.evaluation import bounds as bounds_module
 from seqvae.evaluation.bounds import POSTERIOR_KEY, measure_bounds, summarise
 from seqvae.gaussian import keyed_noise
-from tests import test_model_image, test_model_svg
+from tests.families import build, small
 
 CPU = torch.device("cpu")
 
@@ -28,7 +28,7 @@ class Clips(torch.utils.data.Dataset):
 
 def models() -> dict[str, tuple]:
     """name -> model, clips, frames seen: one fewer than the video model was trained with, as a protocol may have it."""
-    video, image = test_model_svg.build(n_past=3, z_dim=3).float(), test_model_image.build().float()
+    video, image = build(small("svg", z_dim=3), n_past=3).float(), build(small("image")).float()
     for model in (video, image):
         model.likelihood.calibrate(0.04)
     return {"video": (video, Clips(6), 2), "image": (image, Clips(1), 0)}

@@ -14,7 +14,7 @@ from benchmarks.gpu_suite.record import Record, Setting, Skip
 from benchmarks.gpu_suite.weights import MAX_FILES, PIECE, fill_home, pack
 from benchmarks.gpu_suite.weights import main as unpack
 from seqvae.training import checkpoint
-from tests.test_train_cli import GECO, wait_for
+from tests.helpers import GECO_FLAGS, wait_for
 from train import main as train
 
 CPU = torch.device("cpu")
@@ -133,7 +133,7 @@ def test_every_part_has_cases_and_a_killed_call_takes_its_part_along(tmp_path):
 
 def test_weights_come_home_in_pieces_and_evaluate_as_before(tmp_path, monkeypatch):
     run_dir, home = tmp_path / "runs" / "a", tmp_path / "home"
-    assert train([*GECO, "--run-dir", str(run_dir), "--optim.ema=0.9"]) == 0
+    assert train([*GECO_FLAGS, "--run-dir", str(run_dir), "--optim.ema=0.9"]) == 0
     Record(tmp_path).add("machine", case="call")
     monkeypatch.setattr("benchmarks.gpu_suite.weights.PIECE", len(pack(run_dir)) // 4 + 1)
     fill_home(tmp_path, home)

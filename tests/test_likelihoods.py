@@ -91,15 +91,28 @@ def test_every_likelihood_keeps_leading_dims_and_treats_frames_one_by_one(name, 
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_a_surrogate_is_marked_as_one(name):
+def test_only_surrogates_train_on_another_number_than_the_density(name):
     likelihood = build_likelihood(name, 3)
     frames = _bytes(4, 3, 5, 5)
     params = _params(likelihood, 4, 3, 5, 5)
     if name == "gaussian":  # only in evaluation: then at the sigma of held-out clips
         likelihood.eval().calibrate(0.1)
     same = torch.equal(likelihood.log_prob(params, frames), likelihood.log_density(params, frames))
-    assert same == (not likelihood.surrogate)
-    assert likelihood.surrogate == (name in ("gaussian", "bernoulli", "optimal-sigma-per-image"))
+    assert same == (name not in ("gaussian", "bernoulli", "optimal-sigma-per-image"))
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("training", [True, False])
+def test_scores_of_a_batch_follow_from_the_statistics_of_its_frames_each_seen_alone(name, training):
+    likelihood = build_likelihood(name, 1).train(training)
+    frames, mask = _bytes(2, 5, 3, 1, 4, 4), torch.tensor([1.0, 0.0, 1.0])
+    params = _params(likelihood, 2, 5, 3, 1, 4, 4)
+    alone = [likelihood.statistics(params[:, [b]], frames[:, [b]]) for b in range(5)]
+    joined = {name: torch.cat([part[name] for part in alone], dim=1) for name in alone[0]}
+    log_px, log_density = likelihood.densities(joined, 16, mask)
+    assert_close(joined["sse"], likelihood.squared_error(params, frames))
+    assert_close(log_px, likelihood.log_prob(params, frames, mask))
+    assert_close(log_density, likelihood.log_density(params, frames, mask))
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)

@@ -11,11 +11,11 @@ import train
 from seqvae.training import session
 from seqvae.training.lock import RunLock
 from seqvae.training.logger import read_metrics
-from tests.test_train_cli import GECO, final, start, wait_for, without
+from tests.helpers import GECO_FLAGS, final, start, wait_for, without
 
 
 def test_a_second_process_is_refused_and_a_killed_one_leaves_the_folder_free(tmp_path, capsys):
-    command = [*without(GECO, "--compute.workers"), "--compute.workers", "2", "--run-dir", str(tmp_path)]
+    command = [*without(GECO_FLAGS, "--compute.workers"), "--compute.workers", "2", "--run-dir", str(tmp_path)]
     command += ["--optim.schedule", "constant"]
     process = start(*command, "--optim.steps", "100000")
     wait_for((tmp_path / "checkpoints" / "previous.pt").exists, process)
@@ -32,7 +32,7 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_the_folder_free(tmp
 
 
 def test_a_refused_new_run_leaves_no_lock(tmp_path):
-    assert train.main([*GECO, "--run-dir", str(tmp_path), "--init-from", str(tmp_path / "none")]) == 2
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path), "--init-from", str(tmp_path / "none")]) == 2
     assert not list(tmp_path.iterdir())
 
 
@@ -45,7 +45,7 @@ def test_a_run_that_another_process_has_just_started_is_not_started_again(tmp_pa
         return prepared
 
     monkeypatch.setattr(session, "prepare", slow)
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 2
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 2
     assert "another process has just started" in capsys.readouterr().err
     assert (tmp_path / "config.json").read_text() == "{}"
 

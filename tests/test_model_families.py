@@ -14,8 +14,9 @@ from seqvae.gaussian import Gaussian
 from seqvae.likelihoods import LIKELIHOODS
 from seqvae.models import FAMILIES, SVG, Prediction
 from seqvae.training.session import build_trainer
+from seqvae.training.step import train_step
 from tests.families import IMAGES, build, clips, noise, run_of, small, variants
-from tests.test_train_cli import assert_bitwise_equal
+from tests.helpers import assert_bitwise_equal
 
 CPU = torch.device("cpu")
 RUN = RunConfig(
@@ -136,13 +137,13 @@ def test_a_run_resumes_bit_for_bit_and_its_state_says_the_size_of_videos(family)
     cfg = run_of(RUN, small(family))
     video = torch.rand(3, cfg.data.seq_len, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     whole, resumed = build_trainer(cfg, 1, CPU), build_trainer(cfg, 1, CPU)
-    whole.train_step(video)
-    state = copy.deepcopy(whole.state())
+    train_step(whole, video)
+    state = copy.deepcopy(whole.state_dict())
     assert (state["channels"], state["image_size"]) == (1, 32)
-    resumed.load(state)
+    resumed.load_state_dict(state)
     for trainer in (whole, resumed):
-        trainer.train_step(video)
-    assert_bitwise_equal(whole.state(), resumed.state())
+        train_step(trainer, video)
+    assert_bitwise_equal(whole.state_dict(), resumed.state_dict())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

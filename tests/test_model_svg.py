@@ -12,7 +12,7 @@ from seqvae.config import SvgConfig
 from seqvae.likelihoods import LIKELIHOODS, build_likelihood
 from seqvae.models import SVG
 from seqvae.networks import IMAGE_SIZES, NETWORKS
-from seqvae.networks.blocks import strided
+from seqvae.networks.cpu_kernels import strided
 from tests.families import clips, far_from_start, noise
 
 HINTS = get_type_hints(SvgConfig)

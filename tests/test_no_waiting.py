@@ -15,11 +15,13 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from datasets import on_device
 from seqvae.config import RunConfig
+from seqvae.device import as_float
 from seqvae.training import session
 from seqvae.training.loop import Interval
-from seqvae.training.trainer import Trainer, as_float
+from seqvae.training.state import TrainState
+from seqvae.training.step import train_step
 from tests.families import run_of, variants
-from tests.test_training import GECO, TINY, change, combinations
+from tests.helpers import GECO, TINY, change, combinations
 
 CUDA = torch.device("cuda", 0)
 OPTIONS = {
@@ -62,7 +64,7 @@ def no_values(monkeypatch) -> Iterator[None]:
 
     deepcopy, current = copy.deepcopy, None
 
-    def build(cfg: RunConfig) -> Trainer:
+    def build(cfg: RunConfig) -> TrainState:
         nonlocal current
         current = session.build_trainer(cfg, 1, CUDA)
         return current
@@ -97,11 +99,11 @@ def bytes_of(cfg: RunConfig) -> Tensor:
     return torch.empty(shape, dtype=torch.uint8, device=CUDA)
 
 
-def check_step(trainer: Trainer) -> None:
+def check_step(trainer: TrainState) -> None:
     """Two steps with their log, the second with the optimizer's moments."""
     interval = Interval()
     for _ in range(2):
-        numbers = trainer.train_step(as_float(bytes_of(trainer.cfg), CUDA))
+        numbers = train_step(trainer, as_float(bytes_of(trainer.cfg), CUDA))
         interval.add(numbers, 1)
         assert all(value.device == CUDA for value in numbers.values())
     assert trainer.counters.device == CUDA

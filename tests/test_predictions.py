@@ -2,8 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,12 +15,11 @@ import train
 from seqvae.evaluation import prediction_file
 from seqvae.evaluation import predictions as predictions_module
 from seqvae.evaluation.prediction_file import SavedPredictions, writing
-from seqvae.evaluation.predictions import Predictions
 from seqvae.evaluation.results import Results
 from seqvae.evaluation.scores import Scorer, score
 from seqvae.metrics.protocols import own_protocol
-from tests.test_evaluate_cli import trained  # noqa: F401
-from tests.test_train_cli import SIGMA, TINY, without
+from tests.helpers import SIGMA_FLAGS, TINY_FLAGS, without
+from tests.results import STORED_ELSEWHERE, Made, foreign, metrics, scored
 
 CPU = torch.device("cpu")
 MEASURED = (
@@ -31,46 +28,6 @@ MEASURED = (
 ).split()
 
 
-class Made(Predictions):
-    """Futures and sigmas made up: 5 videos, 7 samples, 2 frames seen, 3 predicted, 12 px."""
-
-    def __init__(self, sigma: str | None = None, channels: int = 1) -> None:
-        self.n_past, self.n_future, self.n_samples, self.n_videos = 2, 3, 7, 5
-        generator = torch.Generator().manual_seed(0)
-        frame = (channels, 12, 12)
-
-        def bytes_(*shape: int) -> torch.Tensor:
-            return torch.randint(60, 200, shape, generator=generator).byte()
-
-        self.video, self.samples = bytes_(5, 5, *frame), bytes_(7, 5, 3, *frame)
-        self.drawn, self.mean_image = bytes_(5, 3, *frame), torch.rand(frame, generator=generator)
-        shapes = {None: None, "one": (), "image": (1, 1, 1), "pixel": frame}
-        self.sigma = self.posterior_sigma = None
-        if sigma == "one":
-            self.sigma = self.posterior_sigma = torch.tensor(0.1234567, dtype=torch.float64)
-        elif sigma is not None:
-            rest = shapes[sigma]
-            self.sigma = (0.1 + 0.2 * torch.rand(7, 5, 3, *rest, generator=generator)).half().float()
-            self.posterior_sigma = (0.1 + 0.2 * torch.rand(5, 3, *rest, generator=generator)).half().float()
-
-    def truth(self, videos):
-        return self.video[list(videos)]
-
-    def futures(self, videos, samples):
-        part = self.samples[samples.start : samples.stop][:, list(videos)]
-        per_frame = self.sigma is not None and self.sigma.ndim
-        return part, self.sigma[samples.start : samples.stop][:, list(videos)] if per_frame else self.sigma
-
-    def posterior(self, videos):
-        per_frame = self.sigma is not None and self.sigma.ndim
-        return self.drawn[list(videos)], self.posterior_sigma[list(videos)] if per_frame else self.posterior_sigma
-
-
-def scored(predictions: Predictions, batch_size: int = 2, **options) -> Results:
-    protocol = own_protocol("made", 2, 3, 7, 5)
-    scorer = Scorer(protocol, protocol.frame_metrics, 7, 5)
-    score(predictions, [scorer], batch_size=batch_size, device=CPU, **options)
-    return Results(scorer)
 
 
 @pytest.mark.parametrize("sigma", [None, "one", "image", "pixel"])
@@ -165,12 +122,7 @@ def test_protocols_that_share_predictions_score_as_each_alone():
     assert both[0]["hash"] != both[1]["hash"] and list(both[0]["best_of_n"]["psnr"]) == [1, 2, 4]
 
 
-def metrics(folder: Path) -> dict:
-    found = json.loads((folder / "metrics.json").read_text())
-    return {name: found[name] for name in MEASURED if name in found}
-
-
-def test_a_saved_run_is_scored_again_without_the_model(trained, tmp_path, capsys):  # noqa: F811
+def test_a_saved_run_is_scored_again_without_the_model(trained, tmp_path, capsys):
     run_dir = tmp_path / "run"
     shutil.copytree(trained, run_dir)
     few = ["--n-videos", "3", "--n-samples", "4", "--save-predictions", "--batch-size", "2"]
@@ -197,7 +149,7 @@ def test_a_saved_run_is_scored_again_without_the_model(trained, tmp_path, capsys
 @pytest.mark.parametrize("decoder", ["per-pixel-sigma", "per-image-sigma", "bernoulli"])
 def test_every_kind_of_sigma_goes_through_the_file(decoder, tmp_path):
     run_dir, out = tmp_path / "run", tmp_path / "out"
-    command = [*SIGMA, "--likelihood.name", decoder, "--run-dir", str(run_dir)]
+    command = [*SIGMA_FLAGS, "--likelihood.name", decoder, "--run-dir", str(run_dir)]
     assert train.main(command) == 0
     few = ["--n-videos", "3", "--n-samples", "3", "--n-importance", "1"]
     assert evaluate.main([str(run_dir), *few, "--save-predictions"]) == 0
@@ -207,7 +159,7 @@ def test_every_kind_of_sigma_goes_through_the_file(decoder, tmp_path):
 
 
 def test_published_protocols_and_the_oracle_are_scored_from_one_file(tmp_path, mnist_root, capsys):
-    small = without(without(TINY, "--data.digit-size"), "--data.image-size")
+    small = without(without(TINY_FLAGS, "--data.digit-size"), "--data.image-size")
     run_dir = tmp_path / "run"
     command = ["smmnist-sigma", *small, "--data.root", str(mnist_root), "--run-dir", str(run_dir)]
     assert train.main([*command, "--optim.steps", "1"]) == 0
@@ -238,21 +190,6 @@ def test_published_protocols_and_the_oracle_are_scored_from_one_file(tmp_path, m
     assert "video 1 is not that of moving_mnist" in capsys.readouterr().err
     assert evaluate.main(["--from-predictions", str(file), "--data-root", str(tmp_path)]) == 0, "no MNIST to compare"
     assert "its videos were not compared with moving_mnist" in capsys.readouterr().out
-
-
-def foreign(path: Path, **changes) -> Path:
-    """Another program's file: no more than the format asks for. A change is an array, or None to leave it out."""
-    rng = np.random.default_rng(0)
-    content = {
-        "truth": rng.integers(256, size=(2, 5, 1, 32, 32), dtype=np.uint8),
-        "samples": rng.integers(256, size=(2, 3, 3, 1, 32, 32), dtype=np.uint8),
-    }
-    attributes = {"format": "seqvae predictions", "version": 1, "n_past": 2}
-    with h5py.File(path, "w") as file:
-        for name, value in ((content | attributes) | changes).items():
-            if value is not None:
-                (file if name in content or isinstance(value, np.ndarray) else file.attrs)[name] = value
-    return path
 
 
 def test_another_programs_predictions_are_scored(tmp_path, capsys):
@@ -321,56 +258,6 @@ def test_a_wrong_file_is_one_line_that_names_what_is_wrong(changes, words, tmp_p
     assert words in line and str(path) in line
 
 
-def external(file: h5py.File, folder: Path) -> None:
-    (folder / "elsewhere").write_bytes(bytes(10_240))
-    file.create_dataset("truth", (2, 5, 1, 32, 32), np.uint8, external=[(str(folder / "elsewhere"), 0, 10_240)])
-
-
-def virtual(file: h5py.File, folder: Path) -> None:
-    layout = h5py.VirtualLayout((2, 5, 1, 32, 32), np.uint8)
-    layout[:] = h5py.VirtualSource(str(foreign(folder / "other.h5")), "truth", (2, 5, 1, 32, 32))
-    file.create_virtual_dataset("truth", layout)
-
-
-def linked(link: object) -> Callable[[h5py.File, Path], None]:
-    def write(file: h5py.File, folder: Path) -> None:
-        foreign(folder / "other.h5")
-        file["truth"] = link
-
-    return write
-
-
-def unwritten(shape: tuple[int, ...], **options) -> Callable[[h5py.File, Path], None]:
-    return lambda file, folder: file.create_dataset("truth", shape, np.uint8, **options) and None
-
-
-def half_written(file: h5py.File, folder: Path) -> None:
-    file.create_dataset("truth", (2, 5, 1, 32, 32), np.uint8, chunks=(1, 5, 1, 32, 32), compression="gzip")
-    file["truth"][0] = 7
-
-
-def plugin(file: h5py.File, folder: Path) -> None:
-    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    settings.set_chunk((1, 5, 1, 32, 32))
-    settings.set_filter(32_015, h5py.h5z.FLAG_OPTIONAL)
-    space = h5py.h5s.create_simple((2, 5, 1, 32, 32))
-    h5py.h5d.create(file.id, b"truth", h5py.h5t.STD_U8LE, space, settings)
-
-
-STORED_ELSEWHERE = {
-    "external storage": (external, "truth lies in other files"),
-    "a virtual dataset": (virtual, "truth lies in other files"),
-    "a link to another file": (linked(h5py.ExternalLink("other.h5", "truth")), "truth is a link"),
-    "a link within the file": (linked(h5py.SoftLink("/samples")), "truth is a link"),
-    "a link to nothing": (linked(h5py.SoftLink("/nothing")), "truth is a link"),
-    "a group": (lambda file, folder: file.create_group("truth") and None, "truth is missing"),
-    "nothing allocated": (unwritten((10**9, 5, 1, 32, 32)), "not all of it was written"),
-    "no chunk allocated": (unwritten((10**9, 5, 1, 32, 32), chunks=(1, 5, 1, 32, 32)), "not all of it was written"),
-    "half of it": (half_written, "not all of it was written"),
-    "a filter that is a plugin": (plugin, "truth is compressed by a plugin"),
-}
-
-
 @pytest.mark.parametrize("name", STORED_ELSEWHERE)
 def test_frames_that_are_not_in_the_file_are_refused_before_any_is_read(name, tmp_path, capsys, monkeypatch):
     write, words = STORED_ELSEWHERE[name]
@@ -411,7 +298,7 @@ def test_text_of_a_fixed_length_and_a_name_without_ending_are_read(tmp_path):
     assert (tmp_path / "theirs-scores" / "own" / "metrics.json").exists()
 
 
-def test_bounds_go_only_with_the_videos_they_were_measured_on(trained, tmp_path, capsys):  # noqa: F811
+def test_bounds_go_only_with_the_videos_they_were_measured_on(trained, tmp_path, capsys):
     few = ["--n-videos", "3", "--n-samples", "2", "--n-importance", "1", "--save-predictions"]
     assert evaluate.main([str(trained), *few, "--out", str(tmp_path / "out")]) == 0
     file = ["--from-predictions", str(tmp_path / "out" / "predictions.h5")]

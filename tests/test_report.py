@@ -18,59 +18,7 @@ from seqvae.report.evaluated import read_evaluations
 from seqvae.report.page import write_report
 from seqvae.report.tables import WIDTH, comparison_table, differences, evaluation_text
 from seqvae.visualize import Panel, write_animation, write_animation_grid, write_strip
-
-N_PAST, N_FUTURE = 2, 6
-
-
-def estimate(mean: float, half: float = 0.25) -> dict:
-    curve = [mean + 0.1 * i for i in range(N_FUTURE)]
-    return {"mean": mean, "interval95": half, "per_frame": {"mean": curve, "interval95": [half] * N_FUTURE}}
-
-
-def facts(**changes) -> dict:
-    """metrics.json with every entry that an evaluation can leave."""
-    methods = {"best": 20.5, "mean": 18.25, "worst": 16.0, "posterior": 24.0, "oracle best": 23.5, "oracle mean": 21.0}
-    methods |= {"copy last frame": 14.5, "mean of context": 15.5, "mean training image": 13.0, "black": 12.75}
-    by_n = {
-        str(n): {"mean": 18 + math.log(n), "low": 17.5 + math.log(n), "high": 18.7 + math.log(n)} for n in (1, 2, 5)
-    }
-    calibration = {"ratio": estimate(1.75, 0.05), "coverage": {"0.5": estimate(0.4), "0.9": estimate(0.8)}}
-    kl = [1.5] * (N_PAST + N_FUTURE - 1)
-    distance = {"distance": 321.5, "floor": 12.5, "n_real": 4, "n_fake": 4, "warning": "few videos"}
-    distance |= {"definition": "logits", "sha256": "cd" * 32}
-    content = {
-        "protocol": "srvp-2020 (5 of 100 samples, 4 of 5000 videos)",
-        "definitions": {"name": "srvp-2020", "data": "moving_mnist", "n_past": N_PAST, "n_future": N_FUTURE}
-        | {"n_samples": 100, "n_videos": 5000, "best_by": None, "norm": "eval mode", "source": "somebody 2020"},
-        "metrics": {
-            "psnr": {"label": "PSNR (dB)", "definition": "ten log ten", "higher_is_better": True},
-            "lpips": {"label": "LPIPS", "definition": "learned distance", "higher_is_better": False},
-        },
-        "n_samples": 5,
-        "n_videos": 4,
-        "test_set": {"name": "smmnist_srvp", "sha256": "ab" * 32},
-        "results": {m: {"psnr": estimate(v), "lpips": estimate(2 / v, 0.01)} for m, v in methods.items()},
-        "best_of_n": {"psnr": by_n, "lpips": by_n},
-        "oracle_best_of_n": {"psnr": by_n, "lpips": by_n},
-        "diversity": {"definition": "squared difference"} | estimate(0.0125, 0.001),
-        "calibration": {"definition": "residual", "prediction": calibration, "posterior": calibration},
-        "published": to_json(published_rows("srvp-2020", "moving_mnist")),
-        "frechet": {"FVD": distance},
-        "left_out": ["SSIM: left out, because"],
-        "bounds": {"elbo_all": {"mean": 9876.5, "interval95": 4.5}, "rate_nats_per_frame": 1.5, "rmse": 0.05}
-        | {"distortion_nats_per_frame": -77.0, "bits_per_dim": 3.25, "bits_bound_the_bytes": False}
-        | {"kl_per_frame": kl, "kl_per_latent": [1.0, 0.5, 0.0], "active_units": 2},
-        "geco": {"verdict": "met", "tolerance": 0.06, "rmse": 0.05, "summary": "RMSE 0.05"},
-        "run": "runs/first",
-        "checkpoint": "best",
-        "step": 700,
-        "seed": 3,
-        "sigma": 0.125,
-        "command": "python evaluate.py runs/first",
-        "versions": {"torch": "2.99"},
-        "config": {"model": {"z_dim": 3}, "optim": {"steps": 700, "ema": None}},
-    }
-    return content | changes
+from tests.results import N_FUTURE, N_PAST, estimate, facts, image_facts
 
 
 def evaluation(folder: Path, content: dict, pictures: bool = False) -> Path:
@@ -85,13 +33,6 @@ def evaluation(folder: Path, content: dict, pictures: bool = False) -> Path:
             write_animation(folder / "gifs" / f"video_{i:03d}.gif", panels, N_PAST)
             write_strip(folder / "strips" / f"video_{i:03d}.png", panels, N_PAST)
     return folder
-
-
-def images(**changes) -> dict:
-    error = {"posterior mean": {"mean": 14.5, "interval95": 0.5}, "posterior sample": {"mean": 15.5, "interval95": 0.5}}
-    bounds = {"rate_nats_per_frame": 11.5, "bits_per_dim": 1.25, "bits_bound_the_bytes": True, "kl_per_frame": [11.5]}
-    content = {"n_images": 50, "test_set": {"name": "mnist", "sha256": "ef" * 32}, "squared_error": error}
-    return content | {"bounds": bounds, "run": "runs/img", "step": 9} | changes
 
 
 class Page(html.parser.HTMLParser):
@@ -330,7 +271,7 @@ def test_other_rules_or_other_test_videos_never_share_a_table(tmp_path, what):
     if what == "protocol":
         apart["definitions"] = apart["definitions"] | {"name": "mcvd-2022"}
     folders = [evaluation(tmp_path / "a", facts()), evaluation(tmp_path / "b", apart)]
-    folders += [evaluation(tmp_path / "c", second() | {"run": "runs/third"}), evaluation(tmp_path / "d", images())]
+    folders += [evaluation(tmp_path / "c", second() | {"run": "runs/third"}), evaluation(tmp_path / "d", image_facts())]
     page = report(tmp_path, *folders)
     assert "their numbers do not compare" in page.text
     tables = re.findall(r"<table.*?</table>", (tmp_path / "report.html").read_text(), re.DOTALL)
@@ -408,13 +349,13 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
 
 
 def test_images_get_a_page_and_a_table_of_their_own(tmp_path):
-    a = evaluation(tmp_path / "a", images(published=to_json(published_rows("images", "mnist"))))
+    a = evaluation(tmp_path / "a", image_facts(published=to_json(published_rows("images", "mnist"))))
     write_strip(a / "images.png", [Panel("truth", np.zeros((3, 1, 8, 8), np.uint8), False)], 0)
     page = report(tmp_path, a)
     assert page.row("img")[1:] == ["14.50 ± 0.50", "15.50 ± 0.50", "1.250", "11.50"]
     assert page.row("GECO [M] unverified")[1:] == ["14.63", "–", "–", "10.5"]
     assert len(page.having("img")) == 1 and "50 test images of mnist" in page.text
-    b = evaluation(tmp_path / "b", images(run="runs/other"))
+    b = evaluation(tmp_path / "b", image_facts(run="runs/other"))
     assert any(line.startswith("other") and "14.50" in line for line in comparison_table([a, b]))
 
 
@@ -442,7 +383,7 @@ def browser():
 def test_a_browser_shows_the_page_whole_without_a_request_at_any_width_and_in_the_dark(tmp_path, browser):
     long = second() | {"run": "runs/" + "a_name_that_is_as_long_as_people_make_them-" * 3}
     folders = [evaluation(tmp_path / "a", facts(), True), evaluation(tmp_path / "b", long, True)]
-    folders.append(evaluation(tmp_path / "c", images()))
+    folders.append(evaluation(tmp_path / "c", image_facts()))
     write_report(tmp_path / "one.html", folders[:1])
     write_report(tmp_path / "several.html", folders)
     problems, left = [], []

@@ -1,11 +1,10 @@
 """train.py as a person starts it: every error a message and exit code 2, every run resumable."""
 
+import functools
 import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,32 +20,21 @@ from seqvae.likelihoods import DISCRETE, LIKELIHOODS
 from seqvae.presets import PRESETS
 from seqvae.training import session
 from seqvae.training.logger import read_metrics
-from tests.test_datasets_images import write_jpeg_copy
+from tests.data_files import write_jpeg_copy
+from tests.helpers import (
+    GECO_FLAGS,
+    SIGMA_FLAGS,
+    TIMES,
+    TINY_FLAGS,
+    assert_bitwise_equal,
+    final,
+    start,
+    wait_for,
+    without,
+)
 
-ROOT = Path(__file__).parent.parent
-TINY = [
-    *("--data.image-size", "32", "--data.n-past", "2", "--data.n-future", "3", "--data.digit-size", "12"),
-    *("--model.width", "4", "--model.g-dim", "8", "--model.rnn-size", "8", "--model.z-dim", "3"),
-    *("--optim.steps", "6", "--optim.batch-size", "3", "--optim.warmup", "0", "--compute.workers", "0"),
-    *("--run.log-every", "1", "--run.sample-every", "6", "--run.checkpoint-every", "3", "--run.n-valid", "4"),
-]
-GECO = ["demo-svg", *TINY]
-SIGMA = ["smmnist-sigma", "--data.name", "digits", *TINY]
 ELBO = ["--objective.name", "elbo"]
 GECO_IWAE = ["--objective.name", "geco-iwae", "--objective.n-importance", "2"]
-TIMES = ("train/frames_per_second", "train/data_wait")  # the numbers of a log that no two runs share
-RUNS = {"geco": GECO, "optimal-sigma": SIGMA}
-
-
-def without(flags: list[str], name: str) -> list[str]:
-    """The flags less one and its value."""
-    at = flags.index(name)
-    return flags[:at] + flags[at + 2 :]
-
-
-def start(*args: str, **options) -> subprocess.Popen:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "train.py", *args], cwd=ROOT, **pipes | options)
 
 
 def run(*args: str, **options) -> subprocess.CompletedProcess:
@@ -55,40 +43,9 @@ def run(*args: str, **options) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(args, process.returncode, out, err)
 
 
-def final(run_dir: Path) -> dict:
-    return torch.load(run_dir / "checkpoints" / "last.pt", weights_only=True)
-
-
-def flat(tree: object, prefix: str = "") -> dict[str, object]:
-    if isinstance(tree, dict):
-        items = tree.items()
-    elif isinstance(tree, list):
-        items = enumerate(tree)
-    else:
-        return {prefix: tree}
-    return {name: leaf for key, value in items for name, leaf in flat(value, f"{prefix}/{key}").items()}
-
-
-def assert_bitwise_equal(a: dict, b: dict) -> None:
-    a, b = flat(a), flat(b)
-    assert a.keys() == b.keys() and any(isinstance(value, torch.Tensor) for value in a.values())
-    for name, value in a.items():
-        same = torch.equal(value, b[name]) if isinstance(value, torch.Tensor) else value == b[name]
-        assert same, f"{name} differs"
-
-
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.02)
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(name, tmp_path):
+def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = [*without(RUNS[name], "--optim.steps"), "--optim.schedule", "constant", "--optim.steps", "60"]
+    command = [*without(SIGMA_FLAGS, "--optim.steps"), "--optim.schedule", "constant", "--optim.steps", "40"]
     process = start(*command, "--run-dir", str(killed))
     wait_for((killed / "checkpoints" / "previous.pt").exists, process)
     process.send_signal(signal.SIGKILL)
@@ -110,7 +67,7 @@ def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(name, tmp_path):
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends_cleanly(name, tmp_path):
-    command = [*GECO, "--run-dir", str(tmp_path), "--optim.steps", "100000", "--run.checkpoint-every", "100000"]
+    command = [*GECO_FLAGS, "--run-dir", str(tmp_path), "--optim.steps", "100000", "--run.checkpoint-every", "100000"]
     process = start(*command, "--compute.workers", "1", start_new_session=True)
     metrics = tmp_path / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and len(read_metrics(metrics)) > 2, process)
@@ -127,7 +84,7 @@ def test_a_kill_between_picture_and_checkpoint_loses_neither_and_means_start_ane
         raise KeyboardInterrupt
 
     # The paper's rule: the adaptive one follows the number of steps, as a cosine does.
-    command = [*GECO, "--run.log-every", "2", "--run.sample-every", "3", "--optim.schedule", "constant"]
+    command = [*GECO_FLAGS, "--run.log-every", "2", "--run.sample-every", "3", "--optim.schedule", "constant"]
     command += ["--objective.rule", "paper"]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     assert train.main([*command, "--run-dir", str(whole), "--optim.steps", "8"]) == 0
@@ -147,7 +104,7 @@ def test_a_kill_between_picture_and_checkpoint_loses_neither_and_means_start_ane
 
 
 def test_a_run_leaves_what_the_readme_says(tmp_path, capsys):
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 0
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.pt", "last.pt", "previous.pt"]
     with Image.open(tmp_path / "samples" / "step_0000006.gif") as gif:
         assert gif.n_frames == 5
@@ -161,15 +118,15 @@ def test_a_run_leaves_what_the_readme_says(tmp_path, capsys):
     }
     out = capsys.readouterr().out
     assert "squared 0.0049, summed over 1024 pixels 5.018; calibrated lambda there 102" in out
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 0
     assert "is finished at step 6; raise --optim.steps to train longer" in capsys.readouterr().out
 
 
 def test_a_truncated_checkpoint_is_no_error(tmp_path, capsys):
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 0
     last = tmp_path / "checkpoints" / "last.pt"
     last.write_bytes(last.read_bytes()[:1000])
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 0
     assert "previous.pt, step 3" in capsys.readouterr().out
     assert final(tmp_path)["step"] == 6
     lines = read_metrics(tmp_path / "metrics.jsonl")
@@ -181,7 +138,6 @@ def test_a_truncated_checkpoint_is_no_error(tmp_path, capsys):
     [
         pytest.param(["--objective.per-frame", "True", "--objective.loss-on", "future"], id="one multiplier per frame"),
         pytest.param(["--compute.amp", "bf16"], id="bfloat16"),
-        pytest.param(["--compute.compile", "on", "--compute.checkpoint-activations"], id="torch.compile"),
         pytest.param(["--optim.accumulate", "3", "--compute.data", "device"], id="passes"),
         pytest.param(["--optim.ema", "0.9", "--optim.grad-clip", "1", "--optim.schedule", "constant"], id="ema"),
         pytest.param(["--model.norm", "group", "--model.prior", "fixed", "--model.last-frame-skip"], id="model"),
@@ -195,7 +151,7 @@ def test_a_truncated_checkpoint_is_no_error(tmp_path, capsys):
     ],
 )
 def test_options_train_resume_and_show(flags, tmp_path):
-    command = [*GECO, *flags, "--run-dir", str(tmp_path)]
+    command = [*GECO_FLAGS, *flags, "--run-dir", str(tmp_path)]
     assert train.main([*command, "--optim.steps", "3"]) == 0
     assert train.main(command) == 0
     assert final(tmp_path)["step"] == 6
@@ -203,9 +159,16 @@ def test_options_train_resume_and_show(flags, tmp_path):
     assert len(loss) == 6 and all(value is not None for value in loss)
 
 
+def test_compiled_networks_train_and_resume(tmp_path, monkeypatch):
+    # Traced as ever, but not turned into C++, which takes a minute; the GPU suite compiles for real.
+    backend = functools.partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", lambda module, *_, **options: backend(module, **options))
+    test_options_train_resume_and_show(["--compute.compile", "on", "--compute.checkpoint-activations"], tmp_path)
+
+
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("smmnist")])
 def test_the_mnist_presets_train_on_real_digits(preset, tmp_path, mnist_root):
-    small = without(without(TINY, "--data.digit-size"), "--data.image-size")  # Moving MNIST has its own
+    small = without(without(TINY_FLAGS, "--data.digit-size"), "--data.image-size")  # Moving MNIST has its own
     if preset == "smmnist-deterministic":
         small = without(small, "--model.z-dim")
     if "transport" in preset:
@@ -247,7 +210,7 @@ def test_the_image_presets_train_resume_show_and_are_evaluated(preset, tmp_path,
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_every_decoder_trains_and_is_evaluated_in_bits_that_bound_the_bytes(name, tmp_path):
-    flags = [*SIGMA, "--likelihood.name", name, "--optim.steps", "2", "--run-dir", str(tmp_path)]
+    flags = [*SIGMA_FLAGS, "--likelihood.name", name, "--optim.steps", "2", "--run-dir", str(tmp_path)]
     if name not in DISCRETE:
         flags += ["--likelihood.dequantise", "True"]
     if "soft_clip" in variant("likelihood", name).options():
@@ -264,7 +227,7 @@ def test_every_decoder_trains_and_is_evaluated_in_bits_that_bound_the_bytes(name
 
 def test_wandb_offline_gets_scalars_and_gifs(tmp_path):
     quiet = os.environ | {"WANDB_SILENT": "true"}
-    result = run(*GECO, "--run-dir", str(tmp_path), "--wandb.mode", "offline", env=quiet)
+    result = run(*GECO_FLAGS, "--run-dir", str(tmp_path), "--wandb.mode", "offline", env=quiet)
     assert result.returncode == 0, result.stderr
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert list(folder.glob("run-*.wandb")) and list(folder.glob("files/media/videos/*.gif"))
@@ -280,14 +243,22 @@ def test_wandb_online_that_does_not_start_ends_with_the_reason_and_the_remedy(tm
         raise RuntimeError("no API key")
 
     monkeypatch.setattr(wandb, "init", no_key)
-    command = [*GECO, "--run-dir", str(tmp_path), "--wandb.mode", "online", "--wandb.project", "mine"]
+    command = [*GECO_FLAGS, "--run-dir", str(tmp_path), "--wandb.mode", "online", "--wandb.project", "mine"]
     assert train.main(command) == 1
     assert "wandb does not start (no API key); pass --wandb.mode offline or off" in capsys.readouterr().err
 
 
 def test_a_run_can_start_from_anothers_weights(tmp_path, capsys):
-    assert train.main([*GECO, "--run-dir", str(tmp_path / "a")]) == 0
-    command = [*SIGMA, "--run-dir", str(tmp_path / "b"), "--init-from", str(tmp_path / "a"), "--optim.lr", "1e-12"]
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path / "a")]) == 0
+    command = [
+        *SIGMA_FLAGS,
+        "--run-dir",
+        str(tmp_path / "b"),
+        "--init-from",
+        str(tmp_path / "a"),
+        "--optim.lr",
+        "1e-12",
+    ]
     assert train.main([*command, "--optim.steps", "1"]) == 0
     theirs, ours = final(tmp_path / "a")["model"], final(tmp_path / "b")["model"]
     torch.testing.assert_close(ours["decoder.levels.0.weight"], theirs["decoder.levels.0.weight"])
@@ -296,12 +267,12 @@ def test_a_run_can_start_from_anothers_weights(tmp_path, capsys):
     assert train.main(wider) == 2
     error = capsys.readouterr().err
     assert "there and" in error and "--model flags" in error and not (tmp_path / "c").exists()
-    assert train.main([*GECO, "--run-dir", str(tmp_path / "d"), "--init-from", str(tmp_path / "none")]) == 2
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path / "d"), "--init-from", str(tmp_path / "none")]) == 2
     assert "is no run folder and no name of pretrain" in capsys.readouterr().err
 
 
 def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
-    assert train.main([*GECO, "--run-dir", str(tmp_path / "a"), "--dry-run"]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path / "a"), "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert '"tolerance": 0.07' in out and "TFLOP per step" in out and not (tmp_path / "a").exists()
 
@@ -393,9 +364,9 @@ def test_missing_mnist_names_the_command_and_the_alternative(tmp_path, capsys, m
 
 
 def test_a_run_folder_of_other_settings_is_refused_with_both_values(tmp_path, capsys):
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert train.main([*GECO, "--run-dir", str(tmp_path), "--model.width", "8", "--optim.lr", "0.5"]) == 2
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path), "--model.width", "8", "--optim.lr", "0.5"]) == 2
     error = capsys.readouterr().err
     assert "model.width: 4 -> 8" in error and "optim.lr: 0.002 -> 0.5" in error
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -406,7 +377,7 @@ def test_a_run_folder_of_other_settings_is_refused_with_both_values(tmp_path, ca
 )
 def test_damaged_settings_are_one_line(content, tmp_path, capsys):
     (tmp_path / "config.json").write_bytes(content)
-    for command, arguments in ((train.main, [*GECO, "--run-dir"]), (evaluate.main, [])):
+    for command, arguments in ((train.main, [*GECO_FLAGS, "--run-dir"]), (evaluate.main, [])):
         assert command([*arguments, str(tmp_path)]) == 2
         error = capsys.readouterr().err
         assert "config.json is" in error and error.count(chr(10)) == 1
@@ -424,38 +395,38 @@ def test_damaged_settings_are_one_line(content, tmp_path, capsys):
     ],
 )
 def test_more_than_the_memory_holds_is_refused_with_the_estimate(flag, value, words, tmp_path, capsys):
-    assert train.main([*GECO, f"{flag}={value}", "--run-dir", str(tmp_path / "a")]) == 2
+    assert train.main([*GECO_FLAGS, f"{flag}={value}", "--run-dir", str(tmp_path / "a")]) == 2
     error = capsys.readouterr().err
     assert words in error and "GB of memory, and this machine has" in error and error.count(chr(10)) == 1
     assert not (tmp_path / "a").exists()
 
 
 def test_unreadable_checkpoints_and_no_cuda_are_refused(tmp_path, capsys):
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 0
     for name in ("last", "previous"):
         (tmp_path / "checkpoints" / f"{name}.pt").write_bytes(b"no")
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 2
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 2
     assert "there is no other" in capsys.readouterr().err
     if not torch.cuda.is_available():
-        assert train.main([*GECO, "--run-dir", str(tmp_path), "--compute.device", "cuda"]) == 2
+        assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path), "--compute.device", "cuda"]) == 2
         assert "pass --compute.device cpu" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="no /dev/full on this system")
 def test_a_full_disk_ends_the_run_with_the_reason(tmp_path, capsys, monkeypatch):
-    assert train.main([*GECO, "--run-dir", str(tmp_path)]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 0
     real_open = Path.open
 
     def full(self, mode="r", *args, **kwargs):  # every new checkpoint lands on a device without space
         return real_open(Path("/dev/full") if self.name == "new.pt.partial" else self, mode, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", full)
-    assert train.main([*GECO, "--run-dir", str(tmp_path), "--optim.steps", "9"]) == 1
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path), "--optim.steps", "9"]) == 1
     error = capsys.readouterr().err
     assert "No space left on device" in error and "earlier checkpoints are whole" in error and error.count(chr(10)) == 1
     monkeypatch.undo()
     assert final(tmp_path)["step"] == 6
-    assert train.main([*GECO, "--run-dir", str(tmp_path), "--optim.steps", "9"]) == 0
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path), "--optim.steps", "9"]) == 0
     assert final(tmp_path)["step"] == 9
 
 
@@ -471,7 +442,7 @@ def test_data_that_vanish_during_training_are_one_line_and_exit_code_2(tmp_path,
 
     monkeypatch.setattr(datasets, "load_dataset", lambda **_: Vanishing())
     for workers in ("0", "1"):
-        command = [*without(GECO, "--compute.workers"), "--compute.workers", workers]
+        command = [*without(GECO_FLAGS, "--compute.workers"), "--compute.workers", workers]
         assert train.main([*command, "--run-dir", str(tmp_path / workers)]) == 2
         error = capsys.readouterr().err
         assert "no usable frame in 3.png (it is empty); convert BAIR again" in error and error.count(chr(10)) == 1
@@ -481,11 +452,11 @@ def test_a_device_without_room_for_the_model_is_one_line(tmp_path, monkeypatch, 
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
-    assert train.main([*GECO, "--optim.steps", "1", "--run-dir", str(tmp_path / "a")]) == 0
+    assert train.main([*GECO_FLAGS, "--optim.steps", "1", "--run-dir", str(tmp_path / "a")]) == 0
     capsys.readouterr()
     monkeypatch.setattr(session, "prepare", full)
     monkeypatch.setattr(evaluation_session, "prepare", full)
-    assert train.main([*GECO, "--run-dir", str(tmp_path / "b")]) == 1
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path / "b")]) == 1
     assert evaluate.main([str(tmp_path / "a")]) == 1
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and all("no room for" in line and "cpu" in line for line in said)

@@ -20,6 +20,7 @@ from seqvae.visualize import (
     write_animation_grid,
     write_strip,
 )
+from tests.helpers import rgb
 
 
 def moving_square(channels: int = 1, size: int = 32, n_frames: int = 8, shift: int = 0) -> np.ndarray:
@@ -41,10 +42,6 @@ def where(picture: np.ndarray, frame: np.ndarray, atol: int = 0) -> list[tuple[i
     """(y, x) of each place where the picture shows the frame."""
     windows = np.lib.stride_tricks.sliding_window_view(picture.astype(int), frame.shape)[:, :, 0]
     return [(y, x) for y, x in np.argwhere(np.abs(windows - frame).max((2, 3, 4)) <= atol).tolist()]
-
-
-def rgb(colour: str) -> list[int]:
-    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
 
 
 def panel_tops(frame: np.ndarray, n_panels: int, width: int, row: int = 0, height: int = 128) -> list[np.ndarray]:

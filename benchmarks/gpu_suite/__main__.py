@@ -24,9 +24,9 @@ from benchmarks.gpu_suite import blind_spots, correctness, speed, training
 from benchmarks.gpu_suite.record import Cases, Record, Setting
 from benchmarks.gpu_suite.weights import fill_home
 from benchmarks.measure import machine
+from seqvae.device import choose_device
 from seqvae.memory import keep_memory
 from seqvae.training.lock import RunLock
-from seqvae.training.trainer import choose_device
 
 RESERVE = 15  # seconds of a call for the table and the weights
 LEAST = 10  # seconds that are worth starting a part for

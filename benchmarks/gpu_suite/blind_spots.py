@@ -19,15 +19,14 @@ from benchmarks.gpu_suite.correctness import all_combinations, clips_of, in_fold
 from benchmarks.gpu_suite.record import Cases, Numbers, Setting, Skip, at_most
 from datasets import load_dataset
 from datasets.on_device import device_batches
+from seqvae.device import as_float
 from seqvae.models import FAMILIES
 from seqvae.training import session
 from seqvae.training.logger import read_metrics
 from seqvae.training.loop import batches
-from seqvae.training.trainer import as_float
+from seqvae.training.step import train_step
 from tests.families import small
-from tests.test_distributed import free_port
-from tests.test_train_cli import GECO as TINY_RUN
-from tests.test_training import TINY
+from tests.helpers import GECO_FLAGS, TINY, free_port
 
 PATIENCE = 60  # seconds for processes that should end by themselves
 
@@ -49,10 +48,10 @@ def no_waiting(setting: Setting, family: str) -> Numbers:
         compute = dataclasses.replace(cfg.compute, amp="bf16", compile="off")
         trainer = session.build_trainer(dataclasses.replace(cfg, compute=compute), 1, setting.device)
         video = as_float(clips_of(cfg), setting.device)
-        trainer.train_step(video)  # libraries wait when they are first used
+        train_step(trainer, video)  # libraries wait when they are first used
         try:
             with refuse_to_wait(setting):
-                trainer.train_step(video)
+                train_step(trainer, video)
         except RuntimeError as error:
             waits[name] = str(error).splitlines()[0]
     text = {"text": "\n".join(f"{name}: {error}" for name, error in waits.items())} if waits else {}
@@ -100,7 +99,7 @@ def sync_batch_norm(setting: Setting, folder: Path) -> Numbers:
             if convert:
                 trainer.model = nn.SyncBatchNorm.convert_sync_batchnorm(trainer.model)
             video = as_float(clips_of(cfg), setting.device)
-            shape = (trainer.n_importance, len(video), trainer.n_drawn, trainer.model.z_dim)
+            shape = (trainer.n_importance, len(video), trainer.n_predicted, trainer.model.z_dim)
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(setting.device)
             loss_of(trainer, video, noise).backward()
             gradients = [weight.grad.double().flatten() for weight in trainer.model.parameters()]
@@ -117,7 +116,7 @@ def sync_batch_norm(setting: Setting, folder: Path) -> Numbers:
 def start_two(setting: Setting, folder: Path, *flags: str) -> list[subprocess.Popen]:
     """train.py twice, as a launcher starts it; both use the one GPU."""
     launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "LOCAL_RANK": "0"}
-    command = [sys.executable, "-m", "benchmarks.gpu_suite.gloo", *TINY_RUN, f"--run-dir={folder / 'two'}"]
+    command = [sys.executable, "-m", "benchmarks.gpu_suite.gloo", *GECO_FLAGS, f"--run-dir={folder / 'two'}"]
     command += [f"--compute.device={setting.device.type}", "--compute.timeout=30", *flags]
     started = []
     for rank in range(2):
@@ -149,7 +148,7 @@ def two_processes(setting: Setting, folder: Path) -> Numbers:
         end(started)
     if codes != [0, 0]:
         return {"ok": False, "error": f"exit codes {codes}\n{logs(folder)}"}
-    flags = [*TINY_RUN, norm, f"--compute.device={setting.device.type}", f"--run-dir={folder / 'one'}"]
+    flags = [*GECO_FLAGS, norm, f"--compute.device={setting.device.type}", f"--run-dir={folder / 'one'}"]
     assert train.main(flags) == 0
     rmse = [
         torch.tensor(

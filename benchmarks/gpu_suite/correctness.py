@@ -19,15 +19,15 @@ from benchmarks.gpu_suite.record import Cases, Numbers, Setting, Skip, at_most
 from datasets import load_dataset
 from datasets.on_device import device_batches
 from seqvae.config import RunConfig
+from seqvae.device import as_float
 from seqvae.metrics.frame import without_tf32
 from seqvae.models import FAMILIES
 from seqvae.training import checkpoint, session
+from seqvae.training.state import TrainState
+from seqvae.training.step import train_step
 from seqvae.training.terms import batch_terms
-from seqvae.training.trainer import Trainer, as_float
 from tests.families import SMALL, run_of, small
-from tests.test_train_cli import GECO as TINY_RUN
-from tests.test_train_cli import SIGMA as TINY_SIGMA
-from tests.test_training import combinations
+from tests.helpers import GECO_FLAGS, SIGMA_FLAGS, combinations
 
 CPU = torch.device("cpu")
 PRESET_OF = {"svg": "smmnist-sigma", "transport": "smmnist-transport-sigma", "image": "mnist-sigma"}
@@ -73,7 +73,7 @@ def plain(cfg: RunConfig) -> RunConfig:
     return dataclasses.replace(cfg, compute=dataclasses.replace(cfg.compute, amp="off", compile="off"))
 
 
-def loss_of(trainer: Trainer, video: Tensor, noise: Tensor) -> Tensor:
+def loss_of(trainer: TrainState, video: Tensor, noise: Tensor) -> Tensor:
     """The loss of a training step."""
     _, terms = batch_terms(trainer.model, video, noise, trainer.mask, amp=trainer.amp)
     return trainer.objective(terms)[0]
@@ -88,7 +88,7 @@ def same_step(setting: Setting) -> Cases:
             trainer = session.build_trainer(plain(cfg), 1, device)
             trainer.model.to(dtype).load_state_dict(weights)  # `to` for buffers made as float32
             video = as_float(clips_of(cfg), CPU).to(device, dtype)
-            shape = (trainer.n_importance, len(video), trainer.n_drawn, trainer.model.z_dim)
+            shape = (trainer.n_importance, len(video), trainer.n_predicted, trainer.model.z_dim)
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
             loss = loss_of(trainer, video, noise.to(device, dtype))
             loss.backward()
@@ -159,7 +159,7 @@ def half_precision(setting: Setting, family: str) -> Numbers:
         size = [] if setting.tiny else ["--optim.batch-size=32"]
         cfg = preset_run(setting, family, f"--compute.amp={amp}", "--compute.compile=off", *size)
         trainer, video = session.build_trainer(cfg, 1, setting.device), first_clips(cfg, setting.device)
-        values = torch.stack([trainer.train_step(video)["rmse"] for _ in range(n_steps)])
+        values = torch.stack([train_step(trainer, video)["rmse"] for _ in range(n_steps)])
         rmse[amp] = values[-last:].mean().item()
     difference = abs(rmse["bf16"] / rmse["off"] - 1)
     return {"float32_rmse": rmse["off"], "bf16_rmse": rmse["bf16"], "relative": difference} | at_most(difference, 0.05)
@@ -167,7 +167,7 @@ def half_precision(setting: Setting, family: str) -> Numbers:
 
 def resume(setting: Setting, folder: Path) -> Numbers:
     """Six steps at once against three, a checkpoint and three more, and against another six: the noise of CUDA."""
-    common = [*TINY_SIGMA, "--compute.amp=off", "--compute.compile=off", f"--compute.device={setting.device.type}"]
+    common = [*SIGMA_FLAGS, "--compute.amp=off", "--compute.compile=off", f"--compute.device={setting.device.type}"]
     common.append("--optim.schedule=constant")  # a cosine would stretch with the number of steps
 
     def weights(name: str, *stops: int) -> Tensor:
@@ -194,7 +194,7 @@ def same_clips(setting: Setting, name: str, options: dict) -> Numbers:
 def same_scores(setting: Setting, folder: Path) -> Numbers:
     """A run evaluated on the CPU and on the device; then one file of predictions, scored on both."""
     run_dir = folder / "run"
-    assert train.main([*TINY_RUN, "--compute.device=cpu", f"--run-dir={run_dir}"]) == 0
+    assert train.main([*GECO_FLAGS, "--compute.device=cpu", f"--run-dir={run_dir}"]) == 0
 
     def scores(what: list[str], device: str, out: Path) -> dict[str, float]:
         flags = ["--device", device, "--n-videos", "4", "--n-samples", "3", "--lpips", "off", "--out", str(out)]

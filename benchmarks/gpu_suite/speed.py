@@ -16,6 +16,8 @@ from benchmarks.gpu_suite.correctness import first_clips, loss_of, preset_run
 from benchmarks.gpu_suite.record import Cases, Numbers, Setting, Skip, at_least
 from benchmarks.measure import rounded, seconds, spread, turns
 from seqvae.training import session
+from seqvae.training.state import TrainState
+from seqvae.training.step import train_step as take_step
 
 TINY = ("--width=4", "--batch-size=2", "--image-size=32", "--rounds=1")
 VIDEO_FAMILIES = ("svg", "transport")
@@ -119,12 +121,12 @@ def stepper(setting: Setting, family: str, mode: str) -> Callable[[], object]:
     if mode == "compiled with CUDA graphs":
         for name in trainer.model.compiled:
             getattr(trainer.model, name).compile(mode="reduce-overhead")
-    return lambda: trainer.train_step(video)
+    return lambda: take_step(trainer, video)
 
 
-def graphed(trainer: session.Trainer, video: torch.Tensor) -> Callable[[], object]:
+def graphed(trainer: TrainState, video: torch.Tensor) -> Callable[[], object]:
     """Loss, gradient and optimizer captured as one graph, always with the same noise: what launches cost."""
-    shape = (trainer.n_importance, len(video), trainer.n_drawn, trainer.model.z_dim)
+    shape = (trainer.n_importance, len(video), trainer.n_predicted, trainer.model.z_dim)
     noise = torch.randn(shape, device=video.device)
     for group in trainer.optimizer.param_groups:
         group["capturable"] = True

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from seqvae.build import build_objective
 from seqvae.config import RunConfig
+from seqvae.device import as_float
 from seqvae.diagnostics import active_units, marginal_kl
 from seqvae.distributed import collect, world_size
 from seqvae.evaluation.predictions import POSTERIOR_KEY, own_videos
@@ -20,11 +22,10 @@ from seqvae.gaussian import Gaussian, keyed_noise
 from seqvae.metrics.best_of_n import known, over_videos, plus_minus
 from seqvae.metrics.frame import without_tf32
 from seqvae.models import VideoModel
-from seqvae.objectives import bits_per_dim, build_objective, iwae_bound
+from seqvae.objectives import bits_per_dim, iwae_bound
 from seqvae.objectives.base import effective_samples
 from seqvae.training.checkpoint import check_like
 from seqvae.training.terms import batch_terms
-from seqvae.training.trainer import as_float
 
 SAMPLED = ("log_density", "log_ratio")  # with a leading axis of samples
 FRAMES_AT_ONCE = 1024  # decoded at once, of up to 16 parameters a pixel: bounds the memory, changes no number
@@ -157,25 +158,15 @@ def summarise(bounds: Bounds, n_past: int) -> dict[str, object]:
 
 
 def training_facts(cfg: RunConfig, model: VideoModel, state: dict) -> dict[str, object]:
-    """The sigma that bounds are quoted with, where it is one number, and how GECO's training ended."""
+    """The sigma that bounds are quoted with, where it is one number, and what the objective says of its training."""
     facts: dict[str, object] = {}
     variance = model.likelihood.quoted_variance()
     if variance is not None:
         facts["sigma"] = variance.sqrt().item()
-    if "geco" in cfg.objective.name:
-        objective = build_objective(cfg.objective, n_frames=cfg.data.n_drawn, dims=model.channels * model.image_size**2)
-        check_like(state["objective"], objective.state_dict(), "the checkpoint's objective")
-        objective.load_state_dict(state["objective"])
-        status = {name.split("/")[1]: value.tolist() for name, value in objective.status().items()}
-        facts["geco"] = {
-            "verdict": objective.verdict(),
-            "tolerance": objective.tolerance,
-            "rmse": objective.rmse().item(),
-            "held_out_rmse": objective.held_out_rmse().item(),
-            **status,
-            "summary": objective.summary(),
-        }
-    return facts
+    objective = build_objective(cfg, model.channels)
+    check_like(state["objective"], objective.state_dict(), "the checkpoint's objective")
+    objective.load_state_dict(state["objective"])
+    return facts | objective.facts()
 
 
 def describe(facts: dict, n_videos: int) -> list[str]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from seqvae import cli
+from seqvae.device import as_float
 from seqvae.evaluation.config import PredictConfig
 from seqvae.evaluation.predictions import POSTERIOR_KEY, BadPredictions
 from seqvae.folders import results_folder
@@ -14,7 +15,6 @@ from seqvae.gaussian import keyed_noise
 from seqvae.memory import check_memory
 from seqvae.metrics.frame import without_tf32
 from seqvae.run import Run, load_run
-from seqvae.training.trainer import as_float
 from seqvae.visualize import Panel, whole_file, write_animation, write_strip
 
 ReadVideo = Callable[[Path, int, int, int], np.ndarray]  # datasets.videos.read_video

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from seqvae.device import as_float
 from seqvae.evaluation.bounds import estimate
 from seqvae.evaluation.predictions import POSTERIOR_KEY
 from seqvae.gaussian import keyed_noise
@@ -18,7 +19,6 @@ from seqvae.metrics.best_of_n import over_videos, plus_minus
 from seqvae.metrics.frame import without_tf32
 from seqvae.models import VideoModel
 from seqvae.training.checkpoint import write_atomically
-from seqvae.training.trainer import as_float
 from seqvae.visualize import Panel, write_strip
 
 SHOWN = 12  # images of a row

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from seqvae.device import as_float
 from seqvae.distributed import shard
 from seqvae.gaussian import keyed_noise
 from seqvae.models import VideoModel
-from seqvae.training.trainer import as_float
 
 POSTERIOR_KEY = 2**32  # number of the first posterior sample: a separate random stream, so predictions are unaffected
 ROLLOUT_ROWS = 256  # samples x videos predicted at once: bounds the memory, changes no number

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from seqvae.device import as_float
 from seqvae.distributed import collect, is_main, world_size
 from seqvae.evaluation.prediction_file import Writer
 from seqvae.evaluation.predictions import Predictions, array, own_videos
@@ -19,7 +20,6 @@ from seqvae.metrics.best_of_n import BestOfN, Summary
 from seqvae.metrics.frame import without_tf32
 from seqvae.metrics.frechet import FrechetDistance
 from seqvae.metrics.protocols import Metric, Protocol
-from seqvae.training.trainer import as_float
 
 SHOWN = 8  # videos that get a GIF and a strip
 LEVELS = (0.5, 0.9)  # of the central intervals whose coverage is measured

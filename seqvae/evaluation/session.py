@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import Dataset
 
 from seqvae import cli, distributed
+from seqvae.device import choose_device
 from seqvae.evaluation.config import EvalConfig
 from seqvae.evaluation.files import prepare_file
 from seqvae.evaluation.predictions import BadPredictions
@@ -16,7 +17,6 @@ from seqvae.evaluation.runs import prepare_run
 from seqvae.evaluation.scores import Oracle
 from seqvae.report.page import write_report
 from seqvae.report.tables import comparison_table
-from seqvae.training.trainer import choose_device
 
 TIMEOUT = 3600  # seconds that processes wait for one another: their shares of the videos may differ in speed
 

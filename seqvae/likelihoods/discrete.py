@@ -1,4 +1,4 @@
-"""Decoders that give each of the 256 levels k of a pixel x = k / 255 a probability; sub-pixels are independent.
+"""Decoders that assign a probability to each of the 256 levels k of a pixel x = k / 255; sub-pixels are independent.
 
 Shapes: C channels, M mixture components. An axis of levels, bits or components sits right before H and W, so what is
 summed over it is (..., C, H, W). Units: nats for frames, [0, 1] for pixels.
@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqvae.likelihoods.base import Likelihood, at_least_float32, sum_pixels
+from seqvae.likelihoods.base import PerFrame, Statistics, at_least_float32, sum_pixels
 
 LEVELS, BITS = 256, 8
 
 
-class Bernoulli(Likelihood):
+class Bernoulli(PerFrame):
     """Cross-entropy with logits l: a density for black and white pixels only, on grey ones a popular heuristic.
 
     So `log_prob` is a surrogate. `log_density` is the same exponential family, e^(x l), normalised over the levels:
@@ -23,7 +23,6 @@ class Bernoulli(Likelihood):
     """
 
     discrete = True
-    surrogate = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -33,6 +32,11 @@ class Bernoulli(Likelihood):
         logits = at_least_float32(params)
         return sum_pixels(frames * F.logsigmoid(logits) + (1 - frames) * F.logsigmoid(-logits))
 
+    def statistics(self, params: Tensor, frames: Tensor) -> Statistics:
+        with torch.no_grad():  # reported, not trained through
+            log_density = self.log_density(params, frames)
+        return super().statistics(params, frames) | {"log_density": log_density}
+
     def log_density(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         logits = at_least_float32(params)
         return sum_pixels(frames * logits - _log_geometric_sum(logits))
@@ -41,12 +45,12 @@ class Bernoulli(Likelihood):
         return at_least_float32(params).sigmoid()
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Black or white, with the probability that training fitted to the grey level; not a draw of log_density."""
+        """Sample black or white pixels from the Bernoulli that was trained; not a sample of `log_density`."""
         return torch.bernoulli(self.mean(params), generator=generator)
 
 
-class Categorical(Likelihood):
-    """256 logits for each sub-pixel; log_prob is minus the cross-entropy."""
+class Categorical(PerFrame):
+    """Softmax over 256 logits for each sub-pixel; log_prob is minus the cross-entropy."""
 
     discrete = True
 
@@ -72,7 +76,7 @@ class Categorical(Likelihood):
         return at_least_float32(params).unflatten(-3, (self.channels, LEVELS))  # (..., C, 256, H, W)
 
 
-class Bitwise(Likelihood):
+class Bitwise(PerFrame):
     """The byte's 8 bits as independent Bernoullis, bit b worth 2^b: 8 logits for each sub-pixel in place of 256."""
 
     discrete = True
@@ -83,25 +87,25 @@ class Bitwise(Likelihood):
         self.param_channels = BITS * channels
 
     def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
-        place = torch.arange(BITS, device=frames.device)[:, None, None]
-        bits = _level(frames).unsqueeze(-3) >> place & 1  # (..., C, 8, H, W)
+        exponent = torch.arange(BITS, device=frames.device)[:, None, None]
+        bits = _level(frames).unsqueeze(-3) >> exponent & 1  # (..., C, 8, H, W)
         return sum_pixels(F.logsigmoid((2 * bits - 1) * self._logits(params)).sum(-3))
 
     def mean(self, params: Tensor) -> Tensor:
-        return self._worth(self._logits(params).sigmoid())
+        return self._pixels(self._logits(params).sigmoid())
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self._worth(torch.bernoulli(self._logits(params).sigmoid(), generator=generator))
+        return self._pixels(torch.bernoulli(self._logits(params).sigmoid(), generator=generator))
 
     def _logits(self, params: Tensor) -> Tensor:
         return at_least_float32(params).unflatten(-3, (self.channels, BITS))  # (..., C, 8, H, W)
 
-    def _worth(self, bits: Tensor) -> Tensor:
+    def _pixels(self, bits: Tensor) -> Tensor:
         """(..., C, 8, H, W) -> (..., C, H, W) in [0, 1]."""
         return (bits * 2 ** torch.arange(BITS, device=bits.device)[:, None, None]).sum(-3) / 255
 
 
-class LogisticMixture(Likelihood):
+class LogisticMixture(PerFrame):
     """Mixture of discretised logistics (Salimans et al. 2017, arXiv:1701.05517), without their links between channels.
 
     Level k takes the mass of ((k - 0.5) / 255, (k + 0.5) / 255); the bins of 0 and 255 are open, so all sum to 1.
@@ -156,12 +160,12 @@ class LogisticMixture(Likelihood):
 
 
 def _level(frames: Tensor) -> Tensor:
-    """Pixels k / 255 -> k, int64; clamped, because a nan's index would end a process on the GPU, not just the step."""
+    """Pixels k / 255 -> k, int64; clamped, because a NaN's index would crash the process on a GPU."""
     return (255 * frames).round().long().clamp(0, LEVELS - 1)
 
 
 def _draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Index drawn with probability softmax(logits) along dim -3, which is kept with size 1 (the Gumbel-max trick)."""
+    """Sample an index with probability softmax(logits) along dim -3, kept with size 1 (the Gumbel-max trick)."""
     race = torch.empty_like(logits).exponential_(generator=generator).clamp(min=2**-24)  # a 0 would win at any logit
     return (logits - race.log()).argmax(-3, keepdim=True)
 

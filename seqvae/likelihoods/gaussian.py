@@ -1,4 +1,4 @@
-"""Gaussian decoders: mean = sigmoid of the first C channels of params. They differ in where sigma comes from.
+"""Gaussian decoders: mean = sigmoid of the first C channels of params. They differ in the source of sigma.
 
 Per frame: log p(x) = -SSE / (2 sigma^2) - D/2 log(2 pi sigma^2), D = C H W, SSE the squared error summed over pixels.
 Sigma is in units of pixels in [0, 1]. The names are those of Rybkin et al. 2021, arXiv:2006.13202.
@@ -10,28 +10,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqvae.likelihoods.base import Likelihood, at_least_float32, sum_pixels
+from seqvae.likelihoods.base import Densities, Likelihood, PerFrame, Statistics, at_least_float32, sum_pixels
 
 MIN_LOG_SIGMA = -6.0  # sigma 0.0025, 0.63 grey levels: without a floor static pixels send the density to infinity
 MIN_VARIANCE = math.exp(2 * MIN_LOG_SIGMA)
 
 
 def gaussian_log_prob(sse: Tensor, dims: int, variance: Tensor | float) -> Tensor:
-    """log N(x; mean, variance I) from the squared error alone: (...) nats, `dims` pixels and channels a frame."""
+    """log N(x; mean, variance I) from the squared error summed over `dims` pixels and channels: (...) nats."""
     variance = torch.as_tensor(variance, dtype=sse.dtype, device=sse.device)
     return -0.5 * (sse / variance + dims * (variance.log() + math.log(2 * math.pi)))
 
 
 def soft_floor(log_sigma: Tensor) -> Tensor:
-    """log sigma bounded below by -6 smoothly, so that its gradient never vanishes at once.
+    """Bound log sigma below by -6 smoothly, so that its gradient never vanishes abruptly.
 
-    It raises every log sigma, by log(1 + e^(-6 - log sigma)): 0.05 at -3, 0.69 at -6.
+    This raises every log sigma, by log(1 + e^(-6 - log sigma)): 0.05 at -3, 0.69 at -6.
     """
     return MIN_LOG_SIGMA + F.softplus(log_sigma - MIN_LOG_SIGMA)
 
 
 class GaussianLikelihood(Likelihood):
-    """Common part; a subclass says what `sigma` and `log_prob` are."""
+    """The mean and samples of a Gaussian; subclasses define `sigma` and how frames are scored."""
 
     def __init__(self, channels: int, sigma_channels: int = 0) -> None:
         super().__init__()
@@ -52,10 +52,13 @@ class GaussianLikelihood(Likelihood):
 
 
 class OneSigma(GaussianLikelihood):
-    """One sigma for all pixels of all frames; a subclass says what `variance` is."""
+    """One sigma for all pixels of all frames, so a frame's squared error is all there is to know of it.
+
+    Subclasses define `variance`, and `densities` where training scores frames at another variance.
+    """
 
     def variance(self) -> Tensor:
-        """sigma^2 for evaluation, scalar."""
+        """sigma^2 in evaluation, scalar."""
         raise NotImplementedError
 
     def sigma(self, params: Tensor) -> Tensor:
@@ -64,17 +67,32 @@ class OneSigma(GaussianLikelihood):
     def quoted_variance(self) -> Tensor:
         return self.variance()
 
-    def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
-        return gaussian_log_prob(self.squared_error(params, frames), frames.shape[-3:].numel(), self.variance())
+    def statistics(self, params: Tensor, frames: Tensor) -> Statistics:
+        return {"sse": self.squared_error(params, frames)}
+
+    def densities(self, statistics: Statistics, dims: int, mask: Tensor | None = None) -> Densities:
+        log_px = gaussian_log_prob(statistics["sse"], dims, self.variance())
+        return Densities(log_px, log_px)
 
     def status(self) -> dict[str, Tensor]:
         return {"decoder/sigma": self.variance().detach().sqrt()}
 
 
-class Calibrated(OneSigma):
-    """One sigma that gradients do not learn: bounds are quoted at the MSE of held-out clips (`calibrate`).
+class SharedSigma(OneSigma):
+    """One learned sigma (the shared sigma-VAE of Section 3.1), with the soft floor."""
 
-    Once the weights have moved on from those, a moving average of the training MSE stands in.
+    def __init__(self, channels: int, sigma: float = 1.0) -> None:
+        super().__init__(channels)
+        self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma)))
+
+    def variance(self) -> Tensor:
+        return (2 * soft_floor(self.log_sigma.double())).exp()
+
+
+class Calibrated(OneSigma):
+    """A sigma that gradients do not learn: bounds are quoted at the MSE of held-out clips (`calibrate`).
+
+    Once the weights have moved on, a moving average of the training MSE replaces it.
     """
 
     calibrates = True
@@ -87,24 +105,6 @@ class Calibrated(OneSigma):
         self.register_buffer("calibrated_mse", torch.zeros((), dtype=torch.float64))  # 0: not calibrated
         self._batch_mse: Tensor | None = None
 
-    def log_prob_of_error(self, sse: Tensor, dims: int, mask: Tensor | None = None) -> Tensor:
-        """`log_prob` from the (...) squared errors of the batch, summed over `dims` pixels and channels: (...) nats.
-
-        It is all the likelihood looks at, so a batch may be spread over processes or parts and its errors put together.
-        No parameter of the likelihood enters.
-        """
-        raise NotImplementedError
-
-    def log_density_of_error(self, sse: Tensor, dims: int, mask: Tensor | None = None) -> Tensor:
-        """`log_density` likewise."""
-        return self.log_prob_of_error(sse, dims, mask)
-
-    def log_prob(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.log_prob_of_error(self.squared_error(params, frames), frames.shape[-3:].numel(), mask)
-
-    def log_density(self, params: Tensor, frames: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.log_density_of_error(self.squared_error(params, frames), frames.shape[-3:].numel(), mask)
-
     def quoted_variance(self) -> Tensor:
         average = self.mse_average / (1 - self.DECAY ** self.n_updates.clamp(min=1).double())
         average = torch.where(self.n_updates > 0, average.clamp(min=MIN_VARIANCE), 1.0)
@@ -115,7 +115,7 @@ class Calibrated(OneSigma):
         self.calibrated_mse.copy_(torch.as_tensor(mse, dtype=torch.float64).detach()).clamp_(min=tiny)
 
     def after_step(self) -> None:
-        assert self._batch_mse is not None, "after_step without a training-mode log_prob before it"
+        assert self._batch_mse is not None, "after_step without training-mode densities before it"
         self.mse_average.lerp_(self._batch_mse, 1 - self.DECAY)
         self.n_updates += 1
         self.calibrated_mse.zero_()  # the weights have moved
@@ -130,13 +130,11 @@ class Calibrated(OneSigma):
 
 
 class FixedSigma(Calibrated):
-    """Sigma chosen by hand: a beta-VAE in disguise, beta = sigma^2 on half the squared error (sigma = 1: plain VAE).
+    """A sigma chosen by hand: a beta-VAE in disguise, beta = sigma^2 on half the squared error (sigma = 1: plain VAE).
 
-    Evaluation quotes bounds (`log_density`) and draws samples at the calibrated sigma: the one chosen for training says
-    how rate and distortion were weighed, not how large the errors are. So too for GECO, which has no sigma at all.
+    Evaluation quotes bounds (`log_density`) and samples at the calibrated sigma: the one chosen for training says how
+    rate and distortion are weighed, not how large the errors are. The same goes for GECO, which has no sigma at all.
     """
-
-    surrogate = True
 
     def __init__(self, channels: int, sigma: float = 1.0) -> None:
         super().__init__(channels)
@@ -148,28 +146,15 @@ class FixedSigma(Calibrated):
     def sigma(self, params: Tensor) -> Tensor:
         return (self.variance() if self.training else self.quoted_variance()).sqrt()
 
-    def log_prob_of_error(self, sse: Tensor, dims: int, mask: Tensor | None = None) -> Tensor:
+    def densities(self, statistics: Statistics, dims: int, mask: Tensor | None = None) -> Densities:
+        log_px, _ = super().densities(statistics, dims)
         if self.training:
-            self._track(sse, dims, mask)
-        return gaussian_log_prob(sse, dims, self.variance())
-
-    def log_density_of_error(self, sse: Tensor, dims: int, mask: Tensor | None = None) -> Tensor:
-        variance = self.variance() if self.training else self.quoted_variance()
-        return gaussian_log_prob(sse, dims, variance)
+            self._track(statistics["sse"], dims, mask)
+            return Densities(log_px, log_px)
+        return Densities(log_px, gaussian_log_prob(statistics["sse"], dims, self.quoted_variance()))
 
     def status(self) -> dict[str, Tensor]:
-        return {}  # a constant is no news, and with GECO it plays no part
-
-
-class SharedSigma(OneSigma):
-    """One learned sigma (the shared sigma-VAE of Section 3.1), with the soft floor."""
-
-    def __init__(self, channels: int, sigma: float = 1.0) -> None:
-        super().__init__(channels)
-        self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma)))
-
-    def variance(self) -> Tensor:
-        return (2 * soft_floor(self.log_sigma.double())).exp()
+        return {}  # constants are not logged; with GECO this one is not even used
 
 
 class OptimalSigma(Calibrated):
@@ -180,11 +165,9 @@ class OptimalSigma(Calibrated):
     the very frames it scores is optimistic: the exact MSE of held-out clips from `calibrate` until the weights move
     again, else a moving average.
 
-    `soft_clip` is the authors' code: the soft floor in training. That sigma is no optimum (200 nats worse at
+    `soft_clip` follows the authors' code: the soft floor in training. That sigma is no optimum (200 nats worse at
     log sigma = -4, D = 12288), so the gradient through it counts and is kept.
     """
-
-    separable = False
 
     def __init__(self, channels: int, soft_clip: bool = False) -> None:
         super().__init__(channels)
@@ -193,13 +176,15 @@ class OptimalSigma(Calibrated):
     def variance(self) -> Tensor:
         return self.quoted_variance()
 
-    def log_prob_of_error(self, sse: Tensor, dims: int, mask: Tensor | None = None) -> Tensor:
+    def densities(self, statistics: Statistics, dims: int, mask: Tensor | None = None) -> Densities:
         if not self.training:
-            return gaussian_log_prob(sse, dims, self.variance())
-        return gaussian_log_prob(sse, dims, self._training_variance(self._track(sse, dims, mask)))
+            return super().densities(statistics, dims)
+        sse = statistics["sse"]
+        log_px = gaussian_log_prob(sse, dims, self._training_variance(self._track(sse, dims, mask)))
+        return Densities(log_px, log_px)
 
     def _training_variance(self, mse: Tensor) -> Tensor:
-        """MSE, of any shape, with its floor."""
+        """The floored variance for an MSE of any shape."""
         if not self.soft_clip:
             return mse.detach().clamp(min=MIN_VARIANCE)
         log_sigma = 0.5 * mse.clamp(min=1e-30).log()  # a picture without error has no log, hence the clamp
@@ -209,24 +194,19 @@ class OptimalSigma(Calibrated):
 class OptimalSigmaPerImage(OptimalSigma):
     """Training maximises -D/2 log MSE of each image: sigma^2 is the image's own mean squared error.
 
-    A surrogate: with a sigma that looks at x it is no density, its integral diverges. `log_density` is that of
+    A surrogate: with a sigma that depends on x it is no density, its integral diverges. `log_density` is that of
     OptimalSigma, one sigma for the batch; in evaluation `log_prob` is too, at the stored sigma.
     """
 
-    surrogate = True
-    separable = True
-
-    def log_prob_of_error(self, sse: Tensor, dims: int, mask: Tensor | None = None) -> Tensor:
+    def densities(self, statistics: Statistics, dims: int, mask: Tensor | None = None) -> Densities:
+        shared = super().densities(statistics, dims, mask)
         if not self.training:
-            return super().log_prob_of_error(sse, dims)
-        self._track(sse, dims, mask)
-        return gaussian_log_prob(sse, dims, self._training_variance(sse / dims))
-
-    def log_density_of_error(self, sse: Tensor, dims: int, mask: Tensor | None = None) -> Tensor:
-        return super().log_prob_of_error(sse, dims, mask)
+            return shared
+        sse = statistics["sse"]
+        return Densities(gaussian_log_prob(sse, dims, self._training_variance(sse / dims)), shared.log_density)
 
 
-class PerImageSigma(GaussianLikelihood):
+class PerImageSigma(PerFrame, GaussianLikelihood):
     """A learned sigma per image: log sigma is the mean over H and W of one more channel, with the soft floor."""
 
     def __init__(self, channels: int) -> None:
@@ -242,7 +222,7 @@ class PerImageSigma(GaussianLikelihood):
         return gaussian_log_prob(self.squared_error(params, frames), frames.shape[-3:].numel(), variance)
 
 
-class PerPixelSigma(GaussianLikelihood):
+class PerPixelSigma(PerFrame, GaussianLikelihood):
     """A learned sigma per pixel and channel: C more channels of log sigma, with the soft floor."""
 
     def __init__(self, channels: int) -> None:

@@ -83,17 +83,17 @@ class SVG(VideoModel[State]):
         """
         n, n_videos = skips[0].shape[:2]
         n_frames = g.shape[1]
-        halves = self.decoder.skip_halves([skip.flatten(0, 1) for skip in skips])
-        lasts = [_cut(half, (n - 1) * n_videos, 0) for half in halves]
-        halves = [torch.cat([half, *[last] * (n_frames - n)]) for half, last in zip(halves, lasts)]  # (F * B, ...)
-        params = self.decoder(rearrange(g, "(k b) f g -> (k f b) g", b=n_videos), halves).to(g.dtype)
+        terms = self.decoder.skip_terms([skip.flatten(0, 1) for skip in skips])
+        lasts = [_cut(term, (n - 1) * n_videos, 0) for term in terms]
+        terms = [torch.cat([term, *[last] * (n_frames - n)]) for term, last in zip(terms, lasts)]  # (F * B, ...)
+        params = self.decoder(rearrange(g, "(k b) f g -> (k f b) g", b=n_videos), terms).to(g.dtype)
         return rearrange(params, "(k f b) ... -> (k b) f ...", f=n_frames, b=n_videos)
 
     def start(self, context: Tensor, noise: Tensor) -> State:
         """See `VideoModel.start`. The context and its skips are encoded once per video, and shared by its samples."""
         n_samples, n_past = noise.shape[0], context.shape[1]
         h, skips = self.encode(context)  # (B, n_past, G)
-        skip_terms = self.decoder.skip_halves([skip[-1] for skip in skips])
+        skip_terms = self.decoder.skip_terms([skip[-1] for skip in skips])
         predictor = prior = None
         with float32(context):
             if n_past > 1:
@@ -114,7 +114,7 @@ class SVG(VideoModel[State]):
         if state.frame is not None:
             h, skips = self.encode(state.frame[:, None])  # (N * B, 1, G)
             if self.last_frame_skip:
-                skip_terms = self.decoder.skip_halves([skip[0] for skip in skips])
+                skip_terms = self.decoder.skip_terms([skip[0] for skip in skips])
         with float32(noise):
             z = noise[:, None]  # (N * B, 1, Z)
             if self.prior is not None:

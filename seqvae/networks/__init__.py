@@ -1,4 +1,4 @@
-"""Encoders, decoders and recurrent cores, by name.
+"""Registry of encoders and decoders.
 
 A pair (encoder, decoder) shares one width and one image size: `build_encoder` and `build_decoder` take the same
 arguments, and the encoder's skips are what the decoder expects.

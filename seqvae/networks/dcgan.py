@@ -17,8 +17,8 @@ from seqvae.networks.blocks import (
     head_norm,
     level_channels,
     normed,
-    strided,
 )
+from seqvae.networks.cpu_kernels import strided
 
 
 class DCGANEncoder(nn.Module):
@@ -44,7 +44,7 @@ class DCGANDecoder(nn.Module):
     """Features (B, G) and skips -> likelihood parameters (B, C, S, S); without skips a plain DCGAN generator.
 
     Each level is a transposed convolution of concat(d, skip). It is linear, so it is computed as conv_d(d) +
-    conv_s(skip), and conv_s runs once per distinct skip frame (`skip_halves`), however many frames share it.
+    conv_s(skip), and conv_s runs once per distinct skip frame (`skip_terms`), however many frames share it.
     """
 
     def __init__(
@@ -60,24 +60,24 @@ class DCGANDecoder(nn.Module):
             nn.Sequential(build_norm(norm, c_out), nn.LeakyReLU(LEAK, inplace=True)) for c_out in widths[1:]
         )
 
-    def skip_halves(self, skips: list[Tensor]) -> list[Tensor]:
+    def skip_terms(self, skips: list[Tensor]) -> list[Tensor]:
         """Encoder skips of B frames, fine to coarse -> what they add at each level, coarse to fine, bias included."""
         return [
             strided(skip, conv.weight[skip.shape[1] :], conv.bias, transposed=True)
             for conv, skip in zip(self.levels, skips[::-1])
         ]
 
-    def forward(self, g: Tensor, halves: list[Tensor] | None = None) -> Tensor:
+    def forward(self, g: Tensor, skip_terms: list[Tensor] | None = None) -> Tensor:
         """
         Args:
             g: (B, G).
-            halves: of `skip_halves`, for B frames or for B / N of them that N equal runs of g share; None: no skips.
+            skip_terms: of the method, for B frames or for B / N of them, shared by N equal runs of g; None: no skips.
         """
         d = first_maps(g, self.head)  # (B, W', 4, 4)
         for i, conv in enumerate(self.levels):
-            d = strided(d, conv.weight[: d.shape[1]], conv.bias if halves is None else None, transposed=True)
-            if halves is not None:
-                d = add_shared(d, halves[i])
+            d = strided(d, conv.weight[: d.shape[1]], conv.bias if skip_terms is None else None, transposed=True)
+            if skip_terms is not None:
+                d = add_shared(d, skip_terms[i])
             if i < len(self.norms):
                 d = self.norms[i](d)
         return d

@@ -1,7 +1,8 @@
 """The recurrent cores: posterior, learned prior and frame predictor.
 
-Shapes: B videos, T frames, G = g_dim, Z = z_dim, L layers, R = rnn_size. Both cores take the state of the call before,
-so T calls with one frame each equal one call with T frames: generation uses the first, training the second.
+Shapes: B videos, T frames, G = g_dim, Z = z_dim, L layers, R = rnn_size. Each core takes the
+state of the previous call, so T calls with one frame each equal one call with T frames: generation does the former,
+training the latter.
 """
 
 import torch
@@ -33,7 +34,7 @@ class GaussianLSTM(nn.Module):
 
 
 class FramePredictor(nn.Module):
-    """LSTM from [h_{t-1}, z_t] to the feature g_t that the decoder draws, in [-1, 1] (SVG's frame_predictor)."""
+    """LSTM from [h_{t-1}, z_t] to the feature g_t for the decoder, in [-1, 1] (SVG's frame_predictor)."""
 
     def __init__(self, g_dim: int, z_dim: int, rnn_size: int, num_layers: int) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ class FramePredictor(nn.Module):
 
 
 def run_lstm(lstm: nn.LSTM, x: Tensor, state: LSTMState | None) -> tuple[Tensor, LSTMState]:
-    """(B, T, in) -> (B, T, R), and the state after the last frame, batch first on the way in and out."""
+    """Run an LSTM with batch-first states: (B, T, in) -> (B, T, R), and the state after the last frame."""
     if state is not None:
         state = tuple(s.transpose(0, 1).contiguous() for s in state)  # cuDNN refuses views
     out, (hidden, cell) = lstm(x, state)

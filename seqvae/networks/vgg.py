@@ -39,7 +39,7 @@ class VGGDecoder(nn.Module):
     """Features (B, G) and skips -> likelihood parameters (B, C, S, S).
 
     Each level starts with a convolution of concat(d enlarged, skip), computed as conv_d(d) + conv_s(skip); conv_s runs
-    once per distinct skip frame (`skip_halves`), however many frames share it.
+    once per distinct skip frame (`skip_terms`), however many frames share it.
     """
 
     def __init__(
@@ -57,21 +57,21 @@ class VGGDecoder(nn.Module):
             last = nn.Conv2d(c, c_next, 3, padding=1) if finest else _conv(c, c_next, norm)
             self.rests.append(nn.Sequential(build_norm(norm, c), nn.LeakyReLU(LEAK, inplace=True), *middle, last))
 
-    def skip_halves(self, skips: list[Tensor]) -> list[Tensor]:
+    def skip_terms(self, skips: list[Tensor]) -> list[Tensor]:
         """Encoder skips of B frames, fine to coarse -> what they add at each level, coarse to fine, bias included."""
         return [
             F.conv2d(skip, conv.weight[:, skip.shape[1] :], conv.bias, padding=1)
             for conv, skip in zip(self.firsts, skips[::-1])
         ]
 
-    def forward(self, g: Tensor, halves: list[Tensor] | None = None) -> Tensor:
-        """As DCGANDecoder's."""
+    def forward(self, g: Tensor, skip_terms: list[Tensor] | None = None) -> Tensor:
+        """See `DCGANDecoder.forward`."""
         d = first_maps(g, self.head)  # (B, W', 4, 4)
         for i, (first, rest) in enumerate(zip(self.firsts, self.rests)):
             d = F.interpolate(d, scale_factor=2, mode="nearest")
-            if halves is None:
+            if skip_terms is None:
                 d = first(d)
             else:
-                d = add_shared(F.conv2d(d, first.weight[:, : d.shape[1]], padding=1), halves[i])
+                d = add_shared(F.conv2d(d, first.weight[:, : d.shape[1]], padding=1), skip_terms[i])
             d = rest(d)  # (B, W' / 2, ...), finally (B, C, S, S)
         return d

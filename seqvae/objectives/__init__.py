@@ -3,7 +3,7 @@
 from functools import partial
 
 from seqvae.config.objectives import ElboConfig, GecoConfig, IwaeConfig, ObjectiveConfig
-from seqvae.objectives.base import Numbers, Terms, bits_per_dim, iwae_bound, masked_mean, sum_frames
+from seqvae.objectives.base import Numbers, Objective, Terms, bits_per_dim, iwae_bound, masked_mean, sum_frames
 from seqvae.objectives.elbo import Elbo, Iwae
 from seqvae.objectives.geco import AdaptiveRule, Geco, GecoIwae, PaperRule
 
@@ -13,6 +13,7 @@ __all__ = [
     "GecoIwae",
     "Iwae",
     "Numbers",
+    "Objective",
     "Terms",
     "bits_per_dim",
     "build_objective",
@@ -30,10 +31,9 @@ def beta_from_svg(svg_beta: float, dims: int, sigma: float = 1.0) -> float:
     return svg_beta * dims / (2 * sigma**2)
 
 
-def build_objective(
-    cfg: ObjectiveConfig, *, n_frames: int, dims: int, sigma: float = 1.0
-) -> Elbo | Iwae | Geco | GecoIwae:
-    """
+def build_objective(cfg: ObjectiveConfig, *, n_frames: int, dims: int, sigma: float = 1.0) -> Objective:
+    """The objective that cfg describes.
+
     Args:
         cfg: settings of an objective.
         n_frames: F, predicted frames of a training clip.

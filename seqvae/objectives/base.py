@@ -1,4 +1,4 @@
-"""What every objective is made from: per-frame terms, their one average, the importance-weighted bound, the report.
+"""The interface of objectives and their shared parts: per-frame terms, averages, importance-weighted bound, report.
 
 Shapes: K importance samples, B videos, F predicted frames, Z latents. Units: nats per frame, averaged once over the
 masked frames of the batch; squared errors are summed over the D = C H W pixels in [0, 1].
@@ -8,7 +8,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Numbers = dict[str, Tensor]
 
@@ -26,8 +26,55 @@ class Terms(NamedTuple):
     bits_offset: float  # of the likelihood, see likelihoods.base.bits_offset
 
 
+class Objective(nn.Module):
+    """Turns the terms of a batch into a scalar to minimise, and reports on its own state.
+
+    The batch is whole when `forward` sees its terms, however many processes or passes computed them, so an objective
+    may average over it freely. Its state is in float64 buffers, equal on every process.
+    """
+
+    def forward(self, terms: Terms) -> tuple[Tensor, Numbers]:
+        """Returns the loss, nats per frame, and the numbers to log. State changes in `after_step` only."""
+        raise NotImplementedError
+
+    def after_step(self, lr: float = 1.0, remaining: int = 0) -> None:
+        """Update the state; called once after each optimizer step.
+
+        Args:
+            lr: that step's learning rate, relative to the largest of the run.
+            remaining: steps of the run still to come.
+        """
+
+    def status(self) -> Numbers:
+        """State for the log, by name."""
+        return {}
+
+    def held_out(self, terms: Terms) -> dict[str, float | list[float]]:
+        """Further numbers of a validation, from the terms of all held-out clips in eval mode."""
+        return {}
+
+    def merit(self, numbers: dict) -> float:
+        """What best.pt is chosen by, from the numbers of a validation; larger is better."""
+        raise NotImplementedError
+
+    def steer(self, numbers: dict) -> None:
+        """Adjust to the numbers of a validation."""
+
+    def warnings(self) -> list[str]:
+        """Sentences about settings that cannot work out, for the log."""
+        return []
+
+    def summary(self) -> str | None:
+        """How training went, in words."""
+        return None
+
+    def facts(self) -> dict[str, object]:
+        """The same for metrics.json: JSON values by name."""
+        return {}
+
+
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of (..., B, F) values over the frames whose mask is 1: the one place where terms are averaged."""
+    """Mean of (..., B, F) values over the frames whose mask is 1. Terms are averaged nowhere else."""
     weight = mask.to(values).expand_as(values)
     return torch.where(weight > 0, weight * values, 0.0).sum() / weight.sum()
 
@@ -39,7 +86,7 @@ def sum_frames(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def n_frames(terms: Terms) -> Tensor:
-    """Masked frames of the batch, by which a sum over videos is divided."""
+    """Number of frames in the batch whose mask is 1: the divisor of a sum over videos."""
     return terms.mask.to(terms.sse).expand(terms.sse.shape[1:]).sum()
 
 
@@ -75,7 +122,7 @@ def held_out_bound(numbers: dict[str, float], name: str) -> float:
 
 
 def report(terms: Terms, log_density: Tensor, loss: Tensor) -> Numbers:
-    """The numbers that every objective logs, detached; `log_density` (K, B, F) is what its bounds are quoted with.
+    """Numbers that every objective logs, detached; `log_density` (K, B, F) is what its bounds are quoted with.
 
     The ELBO is the plain one, its KL weighed by 1, whatever the loss is.
     """

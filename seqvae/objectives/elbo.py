@@ -1,10 +1,11 @@
 """The ELBO with its usual weights on the KL, and the importance-weighted bound."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqvae.objectives.base import (
     Numbers,
+    Objective,
     Terms,
     effective_samples,
     held_out_bound,
@@ -16,11 +17,11 @@ from seqvae.objectives.base import (
 )
 
 
-class Elbo(nn.Module):
+class Elbo(Objective):
     """-log p(x | z) + beta KL. beta = 1 is minus the ELBO; any other beta is not a bound (Higgins et al. 2017).
 
-    Neither is it one with free bits (Kingma et al. 2016, arXiv:1606.04934, Appendix C.8): each latent's KL, averaged
-    over the batch's frames, costs at least `free_bits`; nor while the weight rises from 0 to beta, once over
+    Free bits make it no bound either (Kingma et al. 2016, arXiv:1606.04934, Appendix C.8): each latent's KL, averaged
+    over the batch's frames, costs at least `free_bits`. The same holds while the weight rises from 0 to beta, once over
     `kl_warmup` steps (Bowman et al. 2016, arXiv:1511.06349) or over the first half of each `kl_cycle` steps (Fu et al.
     2019, arXiv:1903.10145).
     """
@@ -30,13 +31,8 @@ class Elbo(nn.Module):
         self.beta, self.kl_warmup, self.kl_cycle, self.free_bits = beta, kl_warmup, kl_cycle, free_bits
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
 
-    @property
-    def separable(self) -> bool:
-        """Whether the loss is a mean over videos of terms that know no other video."""
-        return not self.free_bits
-
     def kl_weight(self) -> Tensor:
-        """Weight of the KL in the step to come, 0..beta."""
+        """Weight of the KL in the next step, 0..beta."""
         step = self.n_updates.double()
         if self.kl_cycle:
             return self.beta * (2 * (step % self.kl_cycle) / self.kl_cycle).clamp(max=1)
@@ -45,7 +41,6 @@ class Elbo(nn.Module):
         return self.beta * torch.ones_like(step)
 
     def forward(self, terms: Terms) -> tuple[Tensor, Numbers]:
-        """Returns the loss, nats per frame, and the numbers to log."""
         kl = masked_mean(terms.kl.sum(-1), terms.mask)
         if self.free_bits:
             per_latent = [masked_mean(latent, terms.mask) for latent in terms.kl.unbind(-1)]
@@ -54,40 +49,29 @@ class Elbo(nn.Module):
         return loss, report(terms, terms.log_density, loss)
 
     def merit(self, numbers: dict) -> float:
-        """What best.pt is chosen by, larger is better: the ELBO on held-out clips."""
+        """The ELBO on held-out clips."""
         return held_out_bound(numbers, "elbo")
 
     def status(self) -> Numbers:
-        """The weight of the KL, where it moves."""
+        """The weight of the KL, if it has a schedule."""
         return {"objective/kl_weight": self.kl_weight()} if self.kl_warmup or self.kl_cycle else {}
 
     def after_step(self, lr: float = 1.0, remaining: int = 0) -> None:
-        """Counts a step; called once after each optimizer step."""
         self.n_updates += 1
 
 
-class Iwae(nn.Module):
+class Iwae(Objective):
     """Minus the importance-weighted bound, weights over the whole video (Burda et al. 2016, arXiv:1509.00519).
 
     Its log-weights use the sampled log p(z) - log q(z), not the KL in closed form.
     """
 
-    separable = True
-
     def forward(self, terms: Terms) -> tuple[Tensor, Numbers]:
-        """Returns the loss, nats per frame, and the numbers to log."""
         log_w = sum_frames(terms.log_px + terms.log_ratio, terms.mask)  # (K, B)
         loss = -iwae_bound(log_w).sum() / n_frames(terms)
         samples = effective_samples(log_w.detach()).mean()
         return loss, report(terms, terms.log_density, loss) | {"effective_samples": samples}
 
     def merit(self, numbers: dict) -> float:
-        """What best.pt is chosen by, larger is better: its own bound on held-out clips."""
+        """The importance-weighted bound on held-out clips."""
         return held_out_bound(numbers, "iwae")
-
-    def status(self) -> Numbers:
-        """Nothing: it has no state."""
-        return {}
-
-    def after_step(self, lr: float = 1.0, remaining: int = 0) -> None:
-        pass

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from seqvae.likelihoods.gaussian import gaussian_log_prob
 from seqvae.objectives.base import (
     Numbers,
+    Objective,
     Terms,
     effective_samples,
     held_out_bound,
@@ -116,7 +117,7 @@ class AdaptiveRule(nn.Module):
         return self.integral >= self.highest - 1e-9
 
 
-class Geco(nn.Module):
+class Geco(Objective):
     """Minimise KL subject to MSE <= tolerance^2 (Rezende & Viola 2018, arXiv:1810.00597).
 
     loss = KL + lambda D C, C = MSE - tolerance^2 in value the moving average, in gradient this batch. lambda weighs the
@@ -124,8 +125,6 @@ class Geco(nn.Module):
     `n_frames` there is one C and one lambda for each of the F predicted frames (the vector form), so every frame meets
     the tolerance by itself.
     """
-
-    separable = True  # in its gradient, where lambda is a constant; the value is the average's
 
     def __init__(self, tolerance: float, rule: Callable[..., nn.Module] = AdaptiveRule, n_frames: int | None = None):
         """
@@ -222,6 +221,10 @@ class Geco(nn.Module):
         dim = 0 if self.log_lambda.ndim else (0, 1)
         return ((weight * sse).sum(dim) / (weight.sum(dim).clamp(min=1) * terms.dims)).sqrt()
 
+    def held_out(self, terms: Terms) -> dict[str, float | list[float]]:
+        """`constrained_rmse` of the held-out clips."""
+        return {"valid/constraint_rmse": self.constrained_rmse(self.squared_error(terms), terms).tolist()}
+
     def merit(self, numbers: dict) -> float:
         """What best.pt is chosen by, larger is better: the lowest KL within the tolerance, else the lowest RMSE."""
         worst = torch.as_tensor(numbers["valid/constraint_rmse"]).max().item() / self.tolerance
@@ -235,9 +238,11 @@ class Geco(nn.Module):
         at_limit = self._seen(self.rule.at_limit(self.log_lambda))
         return "infeasible" if (at_limit & (error > 0)).any() else "not yet"
 
-    def steer(self, rmse: float | list[float]) -> None:
+    def steer(self, numbers: dict) -> None:
         """Takes `constrained_rmse` of held-out clips in eval mode: from now on that is what lambda follows."""
-        squared = torch.as_tensor(rmse, dtype=torch.float64, device=self.gap.device).square()
+        squared = torch.as_tensor(
+            numbers["valid/constraint_rmse"], dtype=torch.float64, device=self.gap.device
+        ).square()
         gap = (squared / (self.constraint + self.tolerance**2)).log()
         self.gap.copy_(torch.where((self.n_updates > 0) & gap.isfinite(), gap, self.gap))
 
@@ -253,6 +258,29 @@ class Geco(nn.Module):
         """Without the entries of frames that no loss has looked at, unless that is all of them."""
         seen = self.n_updates > 0
         return values[seen] if seen.any() else values
+
+    def warnings(self) -> list[str]:
+        """Says so where no lambda reaches the tolerance."""
+        if self.verdict() != "infeasible":
+            return []
+        return [
+            f"geco: lambda is at its limit and the RMSE still above {self.tolerance}: "
+            "infeasible at this capacity; raise --objective.tolerance or the model's sizes"
+        ]
+
+    def facts(self) -> dict[str, object]:
+        """How the constraint ended, under `geco`."""
+        status = {name.split("/")[1]: value.tolist() for name, value in self.status().items()}
+        return {
+            "geco": {
+                "verdict": self.verdict(),
+                "tolerance": self.tolerance,
+                "rmse": self.rmse().item(),
+                "held_out_rmse": self.held_out_rmse().item(),
+                **status,
+                "summary": self.summary(),
+            }
+        }
 
     def summary(self) -> str:
         """The verdict in words, and how far from a calibrated decoder the solution is."""

@@ -1,4 +1,4 @@
-"""Checkpoints, whole or absent: last.pt, the one before it (previous.pt), and the best on validation (best.pt)."""
+"""Checkpoints: last.pt, the one before it (previous.pt), and the best on validation (best.pt), each whole or absent."""
 
 import io
 import os
@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint's bytes are not those that were written."""
+    """A checkpoint file was damaged after it was written, or cut short."""
 
 
 class ForeignCheckpoint(ValueError):
-    """A whole file that holds something other than this run's state."""
+    """An undamaged file that does not hold this run's state."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """A crash or a full disk leaves the old file or the new one, never half of one; OSError if it cannot be written."""
+    """Write a file so that a crash or a full disk leaves the old or the new one whole; OSError if that fails."""
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
@@ -32,9 +32,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save(folder: Path, state: dict, *, best: bool) -> None:
-    """Writes last.pt, keeping the one before as previous.pt; if `best`, its weights to best.pt as well.
+    """Write last.pt, keeping the one before as previous.pt; if `best`, write its weights to best.pt as well.
 
-    OSError if the disk is full; what was there before is whole then.
+    OSError if the disk is full; the earlier files are intact then.
     """
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.pt"
@@ -54,15 +54,15 @@ def _serialised(state: dict) -> bytes:
 
 
 def load(path: Path) -> dict:
-    """The state in `path`, tensors (on the CPU) and plain values only.
+    """Read the state in `path`: tensors (on the CPU) and plain values only.
 
-    torch.save stores a CRC-32 of every tensor and torch.load ignores it. Here it is verified first, so a single
-    flipped bit is found.
+    torch.save stores a CRC-32 of every tensor, which torch.load ignores. Here it is verified first, so a single flipped
+    bit is found.
 
     Raises:
-        DamagedCheckpoint: not the bytes that were written.
-        ForeignCheckpoint: a whole file, but not of a run.
-        OSError, MemoryError: the file cannot be opened or does not fit; that is not the checkpoint's fault.
+        DamagedCheckpoint: the file is not what was written.
+        ForeignCheckpoint: the file is intact, but not a run's.
+        OSError, MemoryError: the file cannot be opened or does not fit into memory.
     """
     content = path.read_bytes()
     try:
@@ -88,7 +88,7 @@ def load(path: Path) -> dict:
 
 
 def check_like(found: object, expected: object, name: str) -> None:
-    """ForeignCheckpoint unless both have the same keys, types and shapes, and `found` no NaN; `name` is for errors."""
+    """Raise ForeignCheckpoint unless both have equal keys, types and shapes, and `found` no NaN; errors say `name`."""
     if isinstance(expected, dict) and isinstance(found, dict):
         for key in [*expected, *found]:
             if key not in expected or key not in found:
@@ -109,14 +109,14 @@ def _kind(value: object) -> str:
 
 
 def load_latest(folder: Path) -> tuple[dict | None, str | None]:
-    """State to resume from, and a sentence if that is not simply last.pt; (None, None) in a folder without any.
+    """State to resume from, and a sentence if it is not simply last.pt's; (None, None) in a folder without any.
 
-    Takes previous.pt where last.pt is damaged (a crash of the machine, a bad disk) or missing. Changes no file:
+    Falls back to previous.pt if last.pt is damaged (a crash of the machine, a bad disk) or missing. Changes no file:
     `set_aside_damaged` does, once the state is accepted.
 
     Raises:
         DamagedCheckpoint: neither can be read.
-        ForeignCheckpoint: a whole file that no run can resume from.
+        ForeignCheckpoint: an intact file that no run can resume from.
     """
     last, previous = folder / "last.pt", folder / "previous.pt"
     damage = []
@@ -139,6 +139,6 @@ def load_latest(folder: Path) -> tuple[dict | None, str | None]:
 
 
 def set_aside_damaged(folder: Path) -> None:
-    """Renames a last.pt that `load_latest` found damaged, so that it never replaces the good previous.pt."""
+    """Rename a last.pt that `load_latest` found damaged, so that it never replaces the good previous.pt."""
     if (folder / "last.pt").exists():
         os.replace(folder / "last.pt", folder / "last.damaged.pt")

@@ -1,4 +1,4 @@
-"""One process per run folder: a second one is refused, and a killed one leaves nothing to clean up."""
+"""Lock a run folder against a second process; a killed process leaves nothing to clean up."""
 
 import errno
 import fcntl
@@ -12,15 +12,16 @@ from typing import BinaryIO
 class RunLock:
     """Lock of a run folder, held until `release` or until the process ends in any way.
 
-    A POSIX record lock, and not flock (which the package filelock uses): data loading workers inherit flock's, so after
-    a kill -9 of the run it would stay locked for as long as an orphaned worker lives. The file .lock says who holds it.
+    It is a POSIX record lock, not flock (which the package filelock uses): data loading workers inherit a flock, so
+    after a kill -9 of the run the folder would stay locked while an orphaned worker lives. The file .lock names the
+    holder.
     """
 
     def __init__(self) -> None:
         self.file: BinaryIO | None = None
 
     def acquire(self, run_dir: Path) -> None:
-        """ValueError naming the holder if it is another process; does nothing in the process that has it already."""
+        """Take the lock, if this process does not have it yet; ValueError naming the holder if another process has."""
         if self.file is not None:
             return
         file = os.fdopen(os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o666), "r+b")
@@ -40,6 +41,7 @@ class RunLock:
         self.file = file
 
     def release(self) -> None:
+        """Give the lock back, if it was taken."""
         if self.file is not None:
             self.file.close()
             self.file = None

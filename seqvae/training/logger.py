@@ -1,4 +1,4 @@
-"""Numbers and GIFs of a run: metrics.jsonl always, Weights & Biases where asked for."""
+"""Log a run's numbers and GIFs: metrics.jsonl always, Weights & Biases if asked for."""
 
 import json
 import math
@@ -12,7 +12,7 @@ Value = float | list[float] | None
 
 
 def read_metrics(path: Path) -> list[dict[str, Value]]:
-    """The lines of a metrics.jsonl that hold numbers of a step; broken ones (a crash, a full disk) are passed over."""
+    """Lines of a metrics.jsonl with the numbers of a step; broken lines (a crash, a full disk) are skipped."""
     lines = []
     for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
@@ -25,11 +25,11 @@ def read_metrics(path: Path) -> list[dict[str, Value]]:
 
 
 class LoggingFailed(RuntimeError):
-    """Weights & Biases was asked for and does not start; the message says what to pass instead."""
+    """Weights & Biases does not start; the message says what to pass instead."""
 
 
 class Logger:
-    """Appends to metrics.jsonl, cut back to `start_step` first, so that a resumed run repeats no line."""
+    """Appends to metrics.jsonl, after removing lines later than `start_step`, so that a resumed run repeats none."""
 
     def __init__(self, run_dir: Path, cfg: RunConfig, start_step: int) -> None:
         self.path = run_dir / "metrics.jsonl"
@@ -40,7 +40,7 @@ class Logger:
         if cfg.wandb.mode != "off":
             import wandb  # takes a second and is not needed otherwise
 
-            identity = run_dir / "wandb_id.txt"  # a resumed run goes on in the same page
+            identity = run_dir / "wandb_id.txt"  # a resumed run continues the same page
             if not identity.exists():
                 write_atomically(identity, uuid.uuid4().hex[:8].encode())
             try:
@@ -59,7 +59,7 @@ class Logger:
             self.video, self.image = wandb.Video, wandb.Image
 
     def log(self, step: int, numbers: dict[str, Value]) -> None:
-        """Numbers after `step` optimizer steps; lists are logged whole here, entry by entry there."""
+        """Log numbers after `step` optimizer steps. Weights & Biases gets the entries of a list one by one."""
         numbers = {name: _finite(value) for name, value in numbers.items()}
         self.file.write(json.dumps({"step": step, **numbers}) + "\n")
         self.file.flush()
@@ -70,19 +70,20 @@ class Logger:
             self.wandb.log({"step": step, **flat})
 
     def picture(self, step: int, path: Path) -> None:
-        """A GIF or PNG that lies at `path` already."""
+        """Send the GIF or PNG at `path` to Weights & Biases, if it is on."""
         if self.wandb is not None:
             picture = self.video(str(path), format="gif") if path.suffix == ".gif" else self.image(str(path))
             self.wandb.log({"step": step, "samples": picture})
 
     def close(self) -> None:
+        """Finish both logs."""
         self.file.close()
         if self.wandb is not None:
             self.wandb.finish()
 
 
 def _finite(value: Value) -> Value:
-    """None for what JSON has no number for."""
+    """Replace NaN and infinity, which JSON cannot hold, by None."""
     if isinstance(value, list):
         return [_finite(v) for v in value]
     return value if value is not None and math.isfinite(value) else None

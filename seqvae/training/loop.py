@@ -1,6 +1,8 @@
-"""The training loop: step, log, validate, checkpoint; ends at optim.steps, at a signal, or when steps keep failing."""
+"""The training loop: step, log, validate, save; ends at optim.steps, at a signal, or when steps keep failing."""
 
+import atexit
 import contextlib
+import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -12,22 +14,25 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from seqvae import distributed
+from seqvae.device import as_float
 from seqvae.training import checkpoint
 from seqvae.training.logger import Logger
-from seqvae.training.trainer import BATCHES, Trainer, as_float, step_rng
+from seqvae.training.state import TrainState
+from seqvae.training.step import BATCHES, step_rng, train_step
+from seqvae.training.validation import note_validation, sample_pictures, validate
 
 Source = Callable[[list[int]], Tensor]  # clip indices -> uint8 (B, T, C, H, W) on the device
 MAX_SKIPPED = 10  # non-finite steps in a row that end a run
 
 
 class TrainingFailed(RuntimeError):
-    """The run cannot go on; the message says why and what is left."""
+    """The run cannot continue; the message says why and what is left."""
 
 
 class StepSampler(Sampler[list[int]]):
-    """This process's clip indices of each step, drawn with replacement from (seed, step): no epochs to resume.
+    """This process's clip indices for each step, sampled with replacement from (seed, step): no epochs to resume.
 
-    All processes together have the same clips, in the same order, however many they are.
+    All processes together have the same clips, in the same order, whatever their number.
     """
 
     def __init__(self, n_clips: int, batch_size: int, seed: int, steps: range) -> None:
@@ -44,7 +49,7 @@ class StepSampler(Sampler[list[int]]):
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], int]]:
-    """Within it SIGINT and SIGTERM only leave their number, for the loop to find between two steps; 0 until then."""
+    """Context manager: record SIGINT and SIGTERM for the loop to check between steps; yields a function, 0 for none."""
     seen: list[int] = []
     old = {
         number: signal.signal(number, lambda received, _: seen.append(received))
@@ -58,20 +63,28 @@ def stop_signals() -> Iterator[Callable[[], int]]:
 
 
 def _worker_signals(_: int) -> None:
-    """A Ctrl-C, or a scheduler's SIGTERM, reaches every process: loading goes on until the main process has saved."""
+    """Ignore Ctrl-C and a scheduler's SIGTERM, which reach every process: loading continues until the run is saved."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+def _kill_workers() -> None:
+    """At exit: multiprocessing would send SIGTERM, which the workers ignore, and then wait for them forever."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report their deaths
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
 class Interval:
-    """What is logged of the steps since the last line: means, over the steps that were not skipped, and speed."""
+    """Means of the numbers since the last line of the log, over the steps that were not skipped, and speed."""
 
     def __init__(self) -> None:
         self.totals: dict[str, tuple[Tensor, Tensor]] = {}  # sum and count, on the device until `means` reads them
         self.frames, self.waited, self.since = 0, 0.0, time.perf_counter()
 
     def add(self, numbers: dict[str, Tensor], frames: int) -> None:
-        """Numbers of one step, on its way through `frames` predicted frames."""
+        """Add the numbers of a step that predicted `frames` frames."""
         for name, value in numbers.items():
             finite = torch.isfinite(value)
             total, count = self.totals.get(name, (0, 0))
@@ -80,13 +93,13 @@ class Interval:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time in here is spent waiting for clips."""
+        """Context manager: count the time inside as waiting for clips."""
         start = time.perf_counter()
         yield
         self.waited += time.perf_counter() - start
 
     def means(self) -> dict[str, float | None]:
-        """None where every step was skipped; data_wait is the share of the time in which there were no clips."""
+        """None where every step was skipped; data_wait is the share of time spent waiting for clips."""
         values = {name: (total.item(), count.item()) for name, (total, count) in self.totals.items()}
         means = {f"train/{name}": total / count if count else None for name, (total, count) in values.items()}
         seconds = time.perf_counter() - self.since
@@ -94,23 +107,24 @@ class Interval:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time in here is no training time."""
+        """Context manager: do not count the time inside as training time."""
         start = time.perf_counter()
         yield
         self.since += time.perf_counter() - start
 
 
-def batches(trainer: Trainer, clips: Dataset, source: Source | None) -> Iterator[Tensor]:
-    """This process's clips of every step to come, uint8 (B, T, C, H, W) on the device.
+def batches(state: TrainState, clips: Dataset, source: Source | None) -> Iterator[Tensor]:
+    """This process's clips of every step from state.step on, uint8 (B, T, C, H, W) on the device.
 
-    On CUDA the copy of a batch runs beside the step before it, which the GPU is still computing when the loop asks.
+    On CUDA the copy of a batch overlaps with the step before it, which the GPU is still computing.
     """
-    cfg, device = trainer.cfg, trainer.device
-    steps = range(trainer.step, cfg.optim.steps)
+    cfg, device = state.cfg, state.device
+    steps = range(state.step, cfg.optim.steps)
     sampler = StepSampler(len(clips), cfg.optim.batch_size, cfg.run.seed, steps)
     if source is not None:
         yield from map(source, sampler)
         return
+    atexit.register(_kill_workers)
     loader = DataLoader(
         clips,
         batch_sampler=sampler,
@@ -131,61 +145,68 @@ def batches(trainer: Trainer, clips: Dataset, source: Source | None) -> Iterator
 
 
 def run(
-    trainer: Trainer, run_dir: Path, train_clips: Dataset, valid_clips: Dataset, source: Source | None = None
+    state: TrainState, run_dir: Path, train_clips: Dataset, valid_clips: Dataset, source: Source | None = None
 ) -> str | None:
-    """Trains from trainer.step up to optim.steps; returns the signal that ended it early, or None.
+    """Train from state.step up to optim.steps; returns the name of the signal that ended it early, or None.
 
-    Of several processes each calls it; all end after the same step, and process 0 alone writes. `source` turns a
-    step's clip indices into the clips on the device, uint8 (B, T, C, H, W); None: they are read from train_clips.
+    Every process calls it; all end after the same step, and only process 0 writes.
 
-    TrainingFailed after ten non-finite steps in a row; OSError when the run folder cannot be written; PeerLost when
-    another process has ended.
+    Args:
+        source: turns a step's clip indices into clips on the device, uint8 (B, T, C, H, W); None: read train_clips.
+
+    Raises:
+        TrainingFailed: ten non-finite steps in a row, or weights that are not finite.
+        OSError: the run folder cannot be written.
+        PeerLost: another process has ended.
     """
-    cfg, main = trainer.cfg, distributed.is_main()
+    cfg, main = state.cfg, distributed.is_main()
     checkpoints, interval, vote = run_dir / "checkpoints", Interval(), distributed.Vote()
-    clips, signal_number, done = batches(trainer, train_clips, source), 0, True
-    bar = tqdm(total=cfg.optim.steps, initial=trainer.step, unit="step", disable=None if main else True)
+    clips, signal_number, done = batches(state, train_clips, source), 0, True
+    bar = tqdm(total=cfg.optim.steps, initial=state.step, unit="step", disable=None if main else True)
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(stop_signals())
-        logger = stack.enter_context(contextlib.closing(Logger(run_dir, cfg, trainer.step))) if main else None
+        logger = stack.enter_context(contextlib.closing(Logger(run_dir, cfg, state.step))) if main else None
         for context in (bar, contextlib.closing(clips), distributed.peers()):
             stack.enter_context(context)
-        while trainer.step < cfg.optim.steps:
+        while state.step < cfg.optim.steps:
             with interval.waiting():
                 batch = next(clips)
-            numbers = trainer.train_step(as_float(batch, trainer.device))
-            interval.add(numbers, cfg.optim.batch_size * trainer.n_drawn)
+            numbers = train_step(state, as_float(batch, state.device))
+            interval.add(numbers, cfg.optim.batch_size * state.n_predicted)
             bar.update()
-            step, done = trainer.step, trainer.step == cfg.optim.steps
+            step, done = state.step, state.step == cfg.optim.steps
             signal_number = vote(stopped())
 
             saving = done or step % cfg.run.checkpoint_every == 0
-            # Also at a checkpoint: the means since then are what a resumed run has.
+            # Also at a checkpoint: a resumed run starts its means there.
             if saving or signal_number or step % cfg.run.log_every == 0:
                 if main:
-                    line = interval.means() | trainer.status()
+                    line = interval.means() | state.status()
                     logger.log(step, line)
                     bar.set_postfix(rmse=line["train/rmse"], kl=line["train/kl_nats_per_frame"])
                 interval = Interval()
-                if trainer.take_longest_streak() >= MAX_SKIPPED:
+                if state.take_longest_streak() >= MAX_SKIPPED:
                     raise TrainingFailed(_broken(run_dir, f"{MAX_SKIPPED} steps in a row up to step {step} had a"))
             with interval.paused():
-                if (saving or signal_number) and not trainer.weights_are_finite():
+                if (saving or signal_number) and not state.weights_are_finite():
                     raise TrainingFailed(_broken(run_dir, f"step {step} left weights, and so a"))
-                if main and (done or step % cfg.run.sample_every == 0):  # first: a kill after it draws it once more
-                    logger.picture(step, trainer.sample_pictures(valid_clips, run_dir / "samples"))
+                if main and (done or step % cfg.run.sample_every == 0):  # before saving: a killed run redraws it
+                    logger.picture(step, sample_pictures(state, valid_clips, run_dir / "samples"))
                 if saving:
-                    validated = distributed.on_main(lambda: trainer.validate(valid_clips))
-                    better = trainer.note_validation(validated)
+                    validated = distributed.on_main(lambda: validate(state, valid_clips))
+                    better = note_validation(state, validated)
                 if main and saving:
                     logger.log(step, validated)
                     numbers = {name: value for name, value in validated.items() if not isinstance(value, list)}
                     words = ", ".join(f"{name.split('/')[1]} {value:.4g}" for name, value in numbers.items())
-                    for sentence in (f"step {step}/{cfg.optim.steps}  validation: {words}", *trainer.warnings()):
+                    for sentence in (
+                        f"step {step}/{cfg.optim.steps}  validation: {words}",
+                        *state.objective.warnings(),
+                    ):
                         tqdm.write(sentence)
-                    checkpoint.save(checkpoints, trainer.state(), best=better)
+                    checkpoint.save(checkpoints, state.state_dict(), best=better)
                 elif main and signal_number:
-                    checkpoint.save(checkpoints, trainer.state(), best=False)
+                    checkpoint.save(checkpoints, state.state_dict(), best=False)
             if signal_number and not done:
                 break
         vote.close()
@@ -193,6 +214,7 @@ def run(
 
 
 def _broken(run_dir: Path, what: str) -> str:
+    """The message of TrainingFailed."""
     last, kept = run_dir / "checkpoints" / "last.pt", "no checkpoint was saved"
     if last.exists():
         try:

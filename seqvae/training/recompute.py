@@ -1,4 +1,4 @@
-"""Memory for time: activations that are not kept for the backward pass but computed again in it."""
+"""Trade time for memory: recompute activations in the backward pass instead of storing them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from seqvae.models import VideoModel
 
 @contextlib.contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Within it batch norms in training mode use the batch's statistics as ever, and their running ones do not move."""
+    """Context manager: batch norms in training mode leave their running statistics unchanged."""
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
@@ -25,7 +25,7 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
 
 
 def recompute_in_backward(model: VideoModel) -> None:
-    """Keep only inputs and outputs of the model's `recomputed` methods; the backward pass runs them again.
+    """Store only inputs and outputs of the model's `recomputed` methods; the backward pass runs them again.
 
     ValueError if the model has none.
     """

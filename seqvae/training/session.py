@@ -17,16 +17,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from seqvae import cli, distributed
 from seqvae.build import build_model, build_objective
 from seqvae.config import RunConfig, differences, read_config, to_json
+from seqvae.device import choose_device, resolve_amp
 from seqvae.folders import find_run
 from seqvae.memory import check_memory, is_out_of_memory
-from seqvae.objectives import Geco
 from seqvae.provenance import provenance
 from seqvae.training import checkpoint
 from seqvae.training.checkpoint import write_atomically
 from seqvae.training.lock import RunLock
 from seqvae.training.logger import LoggingFailed
 from seqvae.training.loop import TrainingFailed, run
-from seqvae.training.trainer import Trainer, choose_device, resolve_amp
+from seqvae.training.state import TrainState
 from seqvae.weights import read_state
 
 UNFINISHED = 75  # exit code after SIGTERM: sysexits.h's "temporary failure, try again"
@@ -91,8 +91,8 @@ def failed(cfg: RunConfig, reason: str, code: int = 1, everywhere: bool = True) 
     return cli.Ended(f"{cfg.run_dir} ended: {reason}", code, everywhere)
 
 
-def prepare(cfg: RunConfig, device: torch.device, load_dataset: LoadDataset) -> tuple[Trainer, Dataset, Dataset]:
-    """Trainer, at the run folder's last checkpoint if it has one, and training and validation clips; writes nothing."""
+def prepare(cfg: RunConfig, device: torch.device, load_dataset: LoadDataset) -> tuple[TrainState, Dataset, Dataset]:
+    """State, from the run folder's last checkpoint if it has one, and training and validation clips; writes nothing."""
     data = cfg.data
     distributed.on_main(lambda: check_run_dir(cfg))
     check_sizes(cfg)
@@ -100,9 +100,9 @@ def prepare(cfg: RunConfig, device: torch.device, load_dataset: LoadDataset) -> 
         lambda: [load_dataset(split=split, **data.arguments()) for split in ("train", "valid")]
     )
     trainer = build_trainer(cfg, train_clips.channels, device)
-    state, note = distributed.on_main(lambda: saved_state(Path(cfg.run_dir)))
-    if state is not None:
-        distributed.on_all(lambda: trainer.load(state))
+    saved, note = distributed.on_main(lambda: saved_state(Path(cfg.run_dir)))
+    if saved is not None:
+        distributed.on_all(lambda: trainer.load_state_dict(saved))
         if note:
             distributed.on_main(lambda: checkpoint.set_aside_damaged(Path(cfg.run_dir) / "checkpoints"))
         distributed.say(note or f"resuming {cfg.run_dir} from step {trainer.step}")
@@ -171,12 +171,12 @@ def saved_state(run_dir: Path) -> tuple[dict | None, str | None]:
     return state, note
 
 
-def build_trainer(cfg: RunConfig, channels: int, device: torch.device) -> Trainer:
+def build_trainer(cfg: RunConfig, channels: int, device: torch.device) -> TrainState:
     """Freshly initialised."""
-    return Trainer(cfg, build_model(cfg, channels), build_objective(cfg, channels), device)
+    return TrainState(cfg, build_model(cfg, channels), build_objective(cfg, channels), device)
 
 
-def init_from(trainer: Trainer, other: Path) -> None:
+def init_from(trainer: TrainState, other: Path) -> None:
     """Takes the weights of run folder `other`, averaged ones where it has them, all but the likelihood's."""
 
     def read() -> dict:
@@ -239,9 +239,7 @@ def dry_run(cfg: RunConfig, load_dataset: LoadDataset) -> None:
     print(f"run folder     {cfg.run_dir}")
 
 
-def ending(trainer: Trainer) -> list[str]:
+def ending(trainer: TrainState) -> list[str]:
     """The verdict, in words."""
-    objective = trainer.objective
-    if isinstance(objective, Geco):
-        return [f"{trainer.cfg.objective.name}: {objective.summary()}"]
-    return []
+    summary = trainer.objective.summary()
+    return [f"{trainer.cfg.objective.name}: {summary}"] if summary else []

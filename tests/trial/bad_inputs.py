@@ -24,10 +24,11 @@ from seqvae.presets import PRESETS
 from seqvae.report.page import write_report
 from seqvae.report.tables import comparison_table
 from seqvae.training import checkpoint
-from tests.test_predictions import STORED_ELSEWHERE, foreign
-from tests.test_report import facts, images
-from tests.test_train_cli import GECO
-from tests.test_training import CPU, FOREIGN, TINY, build_trainer, video
+from seqvae.training.session import build_trainer
+from seqvae.training.step import train_step
+from tests.data_files import write_folder
+from tests.helpers import CPU, FOREIGN, GECO_FLAGS, TINY, video
+from tests.results import STORED_ELSEWHERE, facts, foreign, image_facts
 from tests.trial import child
 
 Case = tuple[str, Callable[[Path], int | None]]  # name, and what is run in a folder of its own
@@ -91,7 +92,7 @@ def json_files(home: Path) -> Iterator[Case]:
 
     def resume(folder: Path, tree: object) -> int:
         (folder / "config.json").write_text(json.dumps(tree))
-        return train.main([*GECO, "--optim.steps", "1", "--run-dir", str(folder)])
+        return train.main([*GECO_FLAGS, "--optim.steps", "1", "--run-dir", str(folder)])
 
     def report(folder: Path, tree: object) -> int:
         (folder / "metrics.json").write_text(json.dumps(tree))
@@ -117,7 +118,7 @@ def json_files(home: Path) -> Iterator[Case]:
     for name, tree, act in (
         ("config.json", config, resume),
         ("metrics.json", facts(), report),
-        ("metrics.json of images", images(), report),
+        ("metrics.json of images", image_facts(), report),
         ("videos_16_1.json", made, index),
         ("facts", kept, predictions),
     ):
@@ -134,7 +135,7 @@ def checkpoints(home: Path) -> Iterator[Case]:
 
         def read() -> None:
             state, _ = checkpoint.load_latest(folder / "checkpoints")
-            build_trainer(TINY, 1, CPU).load(state)
+            build_trainer(TINY, 1, CPU).load_state_dict(state)
 
         code = refused(read)
         return 97 if (folder / "run").exists() or code == 0 else code
@@ -148,8 +149,8 @@ def checkpoints(home: Path) -> Iterator[Case]:
 
     def state() -> dict:
         trainer = build_trainer(TINY, 1, CPU)
-        trainer.train_step(video())
-        return trainer.state()
+        train_step(trainer, video())
+        return trainer.state_dict()
 
     for name, change in FOREIGN.items():
         yield f"checkpoint: {name}", lambda f, c=change: resume(f, lambda p: torch.save(c(state()), p))
@@ -268,9 +269,8 @@ def predictions(home: Path) -> Iterator[Case]:
 
 def prepare(home: Path) -> None:
     """A run, its videos and their index, for the cases to start from."""
-    from tests.test_datasets_video_folder import write_folder
 
-    train.main([*GECO, "--optim.steps", "1", "--run-dir", str(home / "run")])
+    train.main([*GECO_FLAGS, "--optim.steps", "1", "--run-dir", str(home / "run")])
     convert_videos.find_index(write_folder(home / "videos"), 16, 1)
 
 

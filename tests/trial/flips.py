@@ -9,9 +9,10 @@ import torch
 from seqvae.evaluation.prediction_file import SavedPredictions, writing
 from seqvae.evaluation.predictions import BadPredictions
 from seqvae.training import checkpoint
-from tests.test_predictions import Made, scored
-from tests.test_train_cli import flat
-from tests.test_training import CPU, GECO, build_trainer, change, video
+from seqvae.training.session import build_trainer
+from seqvae.training.step import train_step
+from tests.helpers import CPU, GECO, change, flat, video
+from tests.results import Made, scored
 
 
 def checkpoint_content(path: Path) -> dict:
@@ -38,8 +39,8 @@ def same(a: dict, b: dict) -> bool:
 def files(folder: Path) -> dict[Path, object]:
     """Files to damage, and how each is read."""
     trainer = build_trainer(change(GECO, "optim", ema=0.9), 1, CPU)
-    trainer.train_step(video())
-    checkpoint.save(folder, trainer.state(), best=True)
+    train_step(trainer, video())
+    checkpoint.save(folder, trainer.state_dict(), best=True)
     made = Made("image")
     with writing(folder / "p.h5", made, {"source": "trial"}) as writer:
         scored(made, writer=writer)

@@ -21,12 +21,20 @@ from seqvae.report.page import write_report
 from seqvae.report.tables import comparison_table
 from seqvae.training import checkpoint
 from seqvae.training.logger import read_metrics
-from tests.test_datasets_bair import make_videos, write_records
-from tests.test_datasets_images import write_jpeg_copy
-from tests.test_datasets_video_folder import movie, smooth_movie, write, write_folder, write_movie
-from tests.test_predictions import Made, scored
-from tests.test_report import facts
-from tests.test_training import CPU, TINY, build_trainer, video
+from seqvae.training.session import build_trainer
+from seqvae.training.step import train_step
+from tests.data_files import (
+    make_bair,
+    movie,
+    smooth_movie,
+    write_animated,
+    write_bair_records,
+    write_folder,
+    write_jpeg_copy,
+    write_movie,
+)
+from tests.helpers import CPU, TINY, video
+from tests.results import Made, facts, scored
 from tests.trial import child
 
 AT_ONCE = 40  # files that one child reads
@@ -60,24 +68,24 @@ def find_records(path: Path) -> None:
 def seeds(folder: Path) -> dict[str, Reader]:
     """Writes a whole file of each kind into the folder; returns the readers by name."""
     trainer = build_trainer(TINY, 1, CPU)
-    trainer.train_step(video())
-    checkpoint.save(folder, trainer.state(), best=False)
+    train_step(trainer, video())
+    checkpoint.save(folder, trainer.state_dict(), best=False)
     (folder / "config.json").write_text(json.dumps({"config": to_json(TINY)}))
     (folder / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.5, "x": [1, null]}\n' * 5)
     (folder / "metrics.json").write_text(json.dumps(facts()))
     made = Made("image")
     with writing(folder / "p.h5", made, {"source": "trial"}) as writer:
         scored(made, writer=writer)
-    write(folder / "a.gif", movie(5))
-    write(folder / "a.webp", movie(5), lossless=True)
-    write(folder / "a.apng", movie(5), format="PNG")
+    write_animated(folder / "a.gif", movie(5))
+    write_animated(folder / "a.webp", movie(5), lossless=True)
+    write_animated(folder / "a.apng", movie(5), format="PNG")
     for name, codec in (("a.mp4", "libx264"), ("a.avi", "mpeg4"), ("a.mkv", "libx264"), ("a.webm", "libvpx-vp9")):
         write_movie(folder / name, smooth_movie(5, 32, 32), codec)
     find_index(write_folder(folder / "videos"), 16, 1)
     for path in (folder / "videos" / ".seqvae_cache").glob("videos*"):
         path.rename(folder / path.name)
     shutil.rmtree(folder / "videos")
-    write_records(folder / "softmotion30_44k" / "train" / "traj_0_to_0.tfrecords", make_videos(1, 0))
+    write_bair_records(folder / "softmotion30_44k" / "train" / "traj_0_to_0.tfrecords", make_bair(1, 0))
     with tarfile.open(folder / "bair.tar", "w") as tar:
         tar.add(folder / "softmotion30_44k", "softmotion30_44k")
     (folder / "softmotion30_44k" / "train" / "traj_0_to_0.tfrecords").rename(folder / "traj_0_to_0.tfrecords")
@@ -88,7 +96,7 @@ def seeds(folder: Path) -> dict[str, Reader]:
         load_dataset("video_folder", path.parent, "train", seq_len=4, image_size=16)[0]
 
     readers: dict[str, Reader] = {
-        "last.pt": lambda path: build_trainer(TINY, 1, CPU).load(checkpoint.load(path)),
+        "last.pt": lambda path: build_trainer(TINY, 1, CPU).load_state_dict(checkpoint.load(path)),
         "config.json": lambda path: read_config(path.parent),
         "metrics.jsonl": read_metrics,
         "metrics.json": report_of,

@@ -9,8 +9,7 @@ import train
 from seqvae.config import RunConfig
 from seqvae.training import checkpoint
 from seqvae.training.logger import read_metrics
-from tests.test_train_cli import TIMES, assert_bitwise_equal
-from tests.test_training import TINY, change, combinations
+from tests.helpers import TIMES, TINY, assert_bitwise_equal, change, combinations
 from tests.trial import child
 
 MAX_KILLS = 4  # of one run
