@@ -22,12 +22,6 @@ from tests.helpers import SIGMA_FLAGS, TINY_FLAGS, without
 from tests.results import STORED_ELSEWHERE, Made, foreign, metrics, scored
 
 CPU = torch.device("cpu")
-MEASURED = (
-    "protocol definitions n_samples n_videos test_set frechet results best_of_n oracle_best_of_n diversity calibration "
-    "bounds geco sigma step seed published"
-).split()
-
-
 
 
 @pytest.mark.parametrize("sigma", [None, "one", "image", "pixel"])
@@ -272,7 +266,7 @@ def test_frames_that_are_not_in_the_file_are_refused_before_any_is_read(name, tm
 
 def test_a_truncated_damaged_or_missing_file_is_one_line(tmp_path, capsys):
     made, path = Made("one"), tmp_path / "p.h5"
-    with writing(path, made, {}) as writer:
+    with writing(path, made, {"source": "somebody"}) as writer:
         scored(made, writer=writer)
     content = path.read_bytes()
     with h5py.File(path) as file:
@@ -284,6 +278,7 @@ def test_a_truncated_damaged_or_missing_file_is_one_line(tmp_path, capsys):
         (b"", "is no whole HDF5 file"),
         (b"text", "is no whole HDF5 file"),
         (bytes(damaged), "samples is damaged"),
+        (content.replace(b"somebody", b"somebodz"), "is no whole HDF5 file"),
     ):
         path.write_bytes(broken)
         assert evaluate.main(["--from-predictions", str(path), "--out", str(tmp_path / "out")]) == 2

@@ -193,6 +193,7 @@ def test_missing_and_damaged_pictures_are_left_out(tmp_path):
         (json.dumps(facts(test_set={"name": ["x"]})), "cannot be read: test_set.name: "),
         (json.dumps(facts(results={"best": {"psnr": "good"}})), "cannot be read: results.best.psnr"),
         (json.dumps(facts(best_of_n={"psnr": {"0": {}}})), "cannot be read: best_of_n.psnr.0"),
+        (json.dumps(facts(diversity={"per_frame": {"mean": [1, 2], "interval95": [1]}})), "differ in length"),
         (json.dumps(facts(published=[{"name": "x", "mark": "Z"}])), "cannot be read: published.0.mark: "),
         ('{"squared_error": {}}', "metrics.json has no test_set"),
     ],

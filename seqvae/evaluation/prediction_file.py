@@ -286,7 +286,9 @@ def writing(path: Path, predictions: Predictions, facts: dict[str, object]) -> I
         with partial.open("w+b", buffering=0) as raw:
             disk = _Disk(raw)
             with h5py.File(disk, "w", libver="v110") as file:
-                file.attrs.update(format=FORMAT, version=VERSION, n_past=predictions.n_past, facts=json.dumps(facts))
+                # Text of a fixed length lies in the object header, which has a checksum; h5py's str does not.
+                text = {"format": np.bytes_(FORMAT), "facts": np.bytes_(json.dumps(facts))}
+                file.attrs.update(text, version=VERSION, n_past=predictions.n_past)
                 if predictions.mean_image is not None:
                     mean = array(predictions.mean_image.float())
                     file.create_dataset("mean_image", data=mean, chunks=mean.shape, **STORAGE)

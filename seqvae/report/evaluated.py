@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from seqvae.metrics.protocols import METRICS
@@ -27,10 +27,16 @@ class Curve(Entry, total=False):
     interval95: list[Number]
 
 
+def _as_long(curve: Curve) -> Curve:
+    if len({len(values) for values in (curve.get("mean"), curve.get("interval95")) if values is not None}) > 1:
+        raise ValueError("mean and interval95 differ in length")
+    return curve
+
+
 class Estimated(Entry, total=False):
     mean: Number
     interval95: Number
-    per_frame: Curve
+    per_frame: Annotated[Curve, AfterValidator(_as_long)]
 
 
 class Calibrated(Entry, total=False):
