@@ -11,6 +11,7 @@ from statistics import median
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import train
 from datasets import load_dataset
@@ -130,6 +131,30 @@ def process_peak_mb() -> float:
     status = Path("/proc/self/status")  # not ru_maxrss, which a new process inherits from its parent
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
+class FlopCounter(FlopCounterMode):
+    """Counts all of a call in one sum: hooks of the count by module do not work within `torch.autograd.grad`."""
+
+    class OneModule:
+        parents = frozenset(["Global"])
+
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *error) -> None:
+            pass
+
+    def __init__(self) -> None:
+        super().__init__(display=False)
+        self.mod_tracker = self.OneModule()
+
+
+def count_flops(call: Callable[[], object]) -> int:
+    """Floating-point operations of a call, as PyTorch counts them."""
+    with FlopCounter() as counter:
+        call()
+    return counter.get_total_flops()
 
 
 def matmul_flops(dtype: torch.dtype, device: torch.device, size: int) -> float:

@@ -18,11 +18,11 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import (
     CHANNELS,
     clips,
+    count_flops,
     machine,
     matmul_flops,
     model_flags,
@@ -80,9 +80,7 @@ def compare(args: argparse.Namespace) -> dict:
     eager = argparse.Namespace(**vars(args) | {"compile": "off"})  # compiled kernels would not be counted
     for name, make in PARTS.items():
         step = steps[name] if args.compile == "off" else make(eager)
-        with FlopCounterMode(display=False) as counter:
-            step()
-        flops[name] = counter.get_total_flops()
+        flops[name] = count_flops(step)
     rate = flops["ours"] / spread(times["ours"])["median"]
     frames = args.batch_size * (args.n_frames - 1)
     dtype = torch.bfloat16 if args.amp == "bf16" else torch.float32

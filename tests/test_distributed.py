@@ -344,7 +344,7 @@ def test_a_killed_process_ends_the_others_a_signal_to_one_stops_all_and_one_proc
     out, err = first.communicate(timeout=60)
     second.communicate()
     assert first.returncode == 1 and err.count("\n") == 1, err
-    assert "process 0 of 2 has lost the others" in err and "the same command goes on" in err
+    assert "process 0 of 2 has lost the others" in err and "the same command resumes" in err
     reached = final(tmp_path / "0")["step"]
 
     metrics = tmp_path / "0" / "metrics.jsonl"

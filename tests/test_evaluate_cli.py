@@ -253,7 +253,7 @@ def test_a_published_protocol_is_chosen_only_for_the_published_digits(flags, nam
     "flags, words",
     [
         (["--n-samples", "0"], "--n-samples must be >= 1, got 0"),
-        (["--protocol", "srvp-2020"], "--protocol srvp-2020 is defined on 64-px stochastic Moving MNIST"),
+        (["--protocol", "srvp-2020"], "--protocol srvp-2020 is defined on moving_mnist {'image_size': 64"),
         (["--protocol", "nonsense"], "--protocol: invalid choice: 'nonsense' (choose from 'auto', 'srvp-2020'"),
         (["--n-sampels", "3"], "unknown flag --n-sampels; the nearest is --n-samples"),
         (["--n-samples", "many"], "--n-samples should be a valid integer"),

@@ -57,8 +57,13 @@ def no_values(monkeypatch) -> Iterator[None]:
 
         return made
 
-    def backward(self: Tensor, gradient: Tensor) -> None:
-        assert gradient.device == self.device and gradient.shape == self.shape
+    def grad(loss: Tensor, inputs: list[Tensor], gradient: Tensor, allow_unused: bool) -> list[Tensor]:
+        assert gradient.device == loss.device and gradient.shape == loss.shape
+        return [torch.empty_like(x) for x in inputs]
+
+    def backward(tensors: tuple[Tensor, ...], gradients: tuple[Tensor, ...]) -> None:
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            assert gradient.device == tensor.device and gradient.shape == tensor.shape
         for weight in current.model.parameters():
             weight.grad = torch.empty_like(weight)
 
@@ -72,8 +77,8 @@ def no_values(monkeypatch) -> Iterator[None]:
     for name in random:
         monkeypatch.setattr(torch, name, without_generator(name))
     monkeypatch.setattr(torch, "Generator", Generator)
-    monkeypatch.setattr(torch.Tensor, "backward", backward)
-    monkeypatch.setattr(torch.autograd, "grad", lambda loss, x: (torch.empty_like(x),))
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    monkeypatch.setattr(torch.autograd, "backward", backward)
     monkeypatch.setattr(copy, "deepcopy", lambda model: deepcopy(model, {id(mode): mode}))
     monkeypatch.setattr(nn.Module, "to", moved)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
