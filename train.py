@@ -3,7 +3,7 @@
     python train.py demo                                      a few CPU minutes, nothing to download
     python train.py smmnist-geco --data.root data             Moving MNIST, GECO
     python train.py smmnist-sigma --optim.batch-size 32       every setting is a flag: train.py PRESET --help
-    python train.py smmnist-sigma --objective.name iwae       another objective; likewise --likelihood.name, --data.name
+    python train.py smmnist-beta --objective.name iwae        another objective; likewise --likelihood.name, --data.name
     python train.py mnist-geco --data.root data               single images, for the papers' tables
     python train.py runs/a/config.json --run-dir runs/b       another run's settings
     python train.py smmnist-geco --dry-run                    settings, sizes and cost, without training
@@ -88,7 +88,7 @@ def settings_of(start: str) -> tuple[str, RunConfig, str]:
         cfg = dataclasses.replace(read_settings(path), run_dir=None, dry_run=False)
         return f"settings of {path}", cfg, f"runs/{path.resolve().parent.name}"
     if path.suffix == ".json":
-        raise FileNotFoundError(f"{path} is no file; the first word is a preset or a run's config.json")
+        raise FileNotFoundError(f"{path} is not a file; the first word is a preset or a run's config.json")
     if start.startswith("-"):
         raise ValueError(f"the first word is a preset or a run's config.json, not {start}; see train.py --help")
     raise ValueError(f"unknown preset {start!r}; {nearest(start, PRESETS) or 'train.py --help lists them'}")

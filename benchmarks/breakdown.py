@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.exit(2, f"breakdown: {error}\n")
 
     scorer = score_futures(run, dataset, protocol, args)
-    tables = {"": scorer.predictions} | ({"oracle: ": scorer.oracle} if args.oracle else {})
+    tables = {"": scorer.sample_scores} | ({"oracle: ": scorer.oracle} if args.oracle else {})
     metrics = protocol.frame_metrics.values()
     rows = [
         [row, chosen.sum(), *(cell for scores in tables.values() for cell in columns(scores, metrics, chosen, frames))]

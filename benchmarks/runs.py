@@ -26,7 +26,7 @@ def train_and_evaluate(run_dir: Path, flags: Sequence[str], evaluation: Sequence
         raise SystemExit(2)  # the settings are wrong, and train.py has said how
     cfg = read_config(run_dir)
     if code == 0 and checkpoint.load(run_dir / "checkpoints" / "last.pt")["step"] < cfg.optim.steps:
-        raise SystemExit("stopped by a signal; the same command goes on from there")
+        raise SystemExit("stopped by a signal; the same command resumes it")
     report = {"end": "training failed"}
     if code == 0:
         out = run_dir / "table"

@@ -25,7 +25,7 @@ def find_run(run: str | Path) -> Path:
     known = [f"nearest: {', '.join(near)}"] if near else []
     if not near and pretrained_names():
         known = [f"pretrained: {', '.join(pretrained_names())}"]
-    raise FileNotFoundError("; ".join([f"{run} is no run folder and no name of pretrained weights", *known]))
+    raise FileNotFoundError("; ".join([f"{run} is neither a run folder nor the name of pretrained weights", *known]))
 
 
 def results_folder(run: str | Path) -> Path:

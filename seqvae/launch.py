@@ -20,7 +20,7 @@ def launched() -> tuple[int, int]:
         rank, size = -1, -1
     if not 0 <= rank < size:
         raise ValueError(
-            f"RANK {os.environ['RANK']} and WORLD_SIZE {os.environ['WORLD_SIZE']} are no process of a launcher; "
+            f"RANK {os.environ['RANK']} and WORLD_SIZE {os.environ['WORLD_SIZE']} describe no process of a launcher; "
             "start with torchrun, or unset both"
         )
     return rank, size

@@ -63,7 +63,7 @@ def test_settings_of_version_0_1_0_are_read():
     tree["likelihood"] |= {"sigma": None, "soft_clip": None, "mixtures": None}
     tree["objective"] |= {"beta": None, "svg_beta": None, "decay": None, "step_size": None, "n_importance": None}
     assert from_json(tree) == PRESETS["smmnist-geco"][1]
-    with pytest.raises(ValueError, match="objective.beta is no setting of geco"):
+    with pytest.raises(ValueError, match="objective.beta is not a setting of geco"):
         from_json(tree | {"objective": tree["objective"] | {"beta": 2.0}})
     images = to_json(PRESETS["mnist-vae"][1])
     images["data"] |= {"n_past": 0, "n_future": 1, "seed": 0, "glyphs": None}

@@ -181,9 +181,9 @@ def test_a_damaged_or_missing_video_is_one_line_and_leaves_no_index(src, tmp_pat
     [
         (
             lambda path: path.write_bytes(b"<!DOCTYPE html>" * 99),
-            "jogging.zip is no whole zip file .*get it again",
+            "jogging.zip is not a whole zip file .*get it again",
         ),
-        (lambda path: path.write_bytes(b""), "jogging.zip is no whole zip file"),
+        (lambda path: path.write_bytes(b""), "jogging.zip is not a whole zip file"),
         (lambda path: None, "src lacks 20 of the published videos, person01_jogging_d1_uncomp.avi first"),
     ],
 )

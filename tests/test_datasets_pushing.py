@@ -83,7 +83,7 @@ def test_damaged_and_missing_files_are_one_line(tmp_path, capsys):
     damages = [b"", b"<!DOCTYPE html>" * 99, whole[:middle], whole[:middle] + b"\0" * 99 + whole[middle + 99 :]]
     for damaged in damages:
         path.write_bytes(damaged)
-        assert "is no usable pushing.npz (" in refused(capsys, path, tmp_path / "data")
+        assert "is not a usable pushing.npz (" in refused(capsys, path, tmp_path / "data")
     path.unlink()
     path.mkdir()
     refused(capsys, path, tmp_path / "data")

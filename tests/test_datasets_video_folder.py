@@ -264,7 +264,7 @@ def test_an_animated_png_among_frames_is_not_taken_for_one_of_them(tmp_path):
 
 def test_what_is_no_video_is_refused_by_name(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(ValueError, match="notes.txt is no video that is known, expected .gif, .png, .*.mkv"):
+    with pytest.raises(ValueError, match="not a kind of video that can be read, expected .gif, .png, .*.mkv"):
         read_video(tmp_path / "notes.txt", 16)
     with pytest.raises(FileNotFoundError, match="none.gif does not exist"):
         read_video(tmp_path / "none.gif", 16)
@@ -676,7 +676,7 @@ def test_arrays_made_anew_under_a_dataset_are_noticed_by_a_new_process(tmp_path)
 @pytest.mark.parametrize(
     "files, error, message",
     [
-        (None, FileNotFoundError, "videos is no folder; give the one that holds your videos"),
+        (None, FileNotFoundError, "videos is not a folder; give the one that holds your videos"),
         ({}, FileNotFoundError, r"no videos in .*videos: expected files \(.gif, .*\) or a folder per video"),
         (
             {"a.gif": 3, "b.gif": 3},
@@ -747,7 +747,7 @@ def test_the_command_explains_itself_and_refuses_nonsense(tmp_path, capsys):
             [tmp_path, tmp_path / "dst", "--stride", "0"],
             "datasets.videos.convert: stride must be an integer >= 1, got 0",
         ),
-        ([tmp_path / "none", tmp_path / "dst"], "none is no folder; give the one that holds"),
+        ([tmp_path / "none", tmp_path / "dst"], "none is not a folder; give the one that holds"),
     ):
         with pytest.raises(SystemExit, match="2"):
             convert_videos.main(list(map(str, arguments)))

@@ -190,7 +190,7 @@ def test_missing_weights_leave_their_row_out_with_the_reason_and_the_remedy(trai
     ):
         assert words in out
     assert evaluate.main([str(trained), *few, "--fvd-weights", str(tmp_path / "none.pt")]) == 2
-    assert "none.pt is no file" in capsys.readouterr().err
+    assert "none.pt is not a file" in capsys.readouterr().err
 
 
 def test_lpips_and_fvd_are_scored_where_there_are_weights(trained, tmp_path, monkeypatch, capsys):

@@ -355,7 +355,7 @@ def test_a_file_that_is_no_i3d_is_refused_in_one_line(tmp_path):
     torch.save({"weight": torch.zeros(2)}, state)
     remedy = "expected a TorchScript I3D, for example .*"
     for path in (missing, tmp_path):
-        with pytest.raises(FileNotFoundError, match=rf"^{path} is no file, {remedy}$"):
+        with pytest.raises(FileNotFoundError, match=rf"^{path} is not a file, {remedy}$"):
             i3d(path)
     for path in (text, state):
         with pytest.raises(ValueError, match=rf"^{path} is no TorchScript network \(.*\), {remedy}$"):

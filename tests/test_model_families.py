@@ -156,7 +156,7 @@ def test_json_names_the_family_and_holds_its_fields_alone(family):
     for other in FAMILIES.keys() - {family}:
         unknown = {f.name for f in dataclasses.fields(VARIANTS["model"][1][other])} - tree["model"].keys()
         for name in unknown:
-            with pytest.raises(ValueError, match=f"model.{name.replace('_', '-')} is no setting of {family}"):
+            with pytest.raises(ValueError, match=f"model.{name.replace('_', '-')} is not a setting of {family}"):
                 from_json(tree | {"model": tree["model"] | {name: 1}})
     del tree["model"]["family"]
     with pytest.raises(ValueError, match="model.family is missing"):

@@ -274,17 +274,17 @@ def test_a_truncated_damaged_or_missing_file_is_one_line(tmp_path, capsys):
     damaged = bytearray(content)
     damaged[chunk.byte_offset + chunk.size // 2] ^= 0xFF
     for broken, words in (
-        (content[: len(content) // 2], "is no whole HDF5 file"),
-        (b"", "is no whole HDF5 file"),
-        (b"text", "is no whole HDF5 file"),
+        (content[: len(content) // 2], "is not a whole HDF5 file"),
+        (b"", "is not a whole HDF5 file"),
+        (b"text", "is not a whole HDF5 file"),
         (bytes(damaged), "samples is damaged"),
-        (content.replace(b"somebody", b"somebodz"), "is no whole HDF5 file"),
+        (content.replace(b"somebody", b"somebodz"), "is not a whole HDF5 file"),
     ):
         path.write_bytes(broken)
         assert evaluate.main(["--from-predictions", str(path), "--out", str(tmp_path / "out")]) == 2
         assert words in capsys.readouterr().err
     assert evaluate.main(["--from-predictions", str(tmp_path / "none.h5")]) == 2
-    assert "none.h5 is no file" in capsys.readouterr().err
+    assert "none.h5 is not a file" in capsys.readouterr().err
 
 
 def test_text_of_a_fixed_length_and_a_name_without_ending_are_read(tmp_path):

@@ -183,7 +183,9 @@ def test_pretrained_names_are_runs_everywhere(run_dir, tmp_path, monkeypatch, ca
     capsys.readouterr()
     assert evaluate.main(["tiny-digit"]) == 2 and predict.main(["tiny-digit", str(clip)]) == 2
     for line in capsys.readouterr().err.splitlines():
-        assert line.endswith("tiny-digit is no run folder and no name of pretrained weights; nearest: tiny-digits")
+        assert line.endswith(
+            "tiny-digit is neither a run folder nor the name of pretrained weights; nearest: tiny-digits"
+        )
     with pytest.raises(FileNotFoundError, match="pretrained: tiny-digits"):
         seqvae.load_run("something else")
 

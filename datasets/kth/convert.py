@@ -62,7 +62,7 @@ class Archive:
             try:
                 self.zip = zipfile.ZipFile(self.path)
             except zipfile.BadZipFile as error:
-                raise ValueError(f"{self.path} is no whole zip file ({error}); get it again") from None
+                raise ValueError(f"{self.path} is not a whole zip file ({error}); get it again") from None
             self.files = {Path(name).name: name for name in self.zip.namelist()}
         elif (src / action).is_dir():
             self.path = src / action

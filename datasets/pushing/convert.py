@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
         except FileNotFoundError:
             raise ValueError(f"{args.src} does not exist; give the renderer's pushing.npz") from None
         except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-            raise ValueError(f"{args.src} is no usable pushing.npz ({one_line(error)})") from None
+            raise ValueError(f"{args.src} is not a usable pushing.npz ({one_line(error)})") from None
     except (ValueError, OSError) as error:
         return failure("datasets.pushing.convert", error)
     return 0

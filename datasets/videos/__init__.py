@@ -65,7 +65,7 @@ def read_video(path: str | Path, image_size: int, stride: int = 1, max_frames: i
     elif path.suffix.lower() in ANIMATIONS:
         pictures = animation(path)
     else:
-        raise ValueError(f"{path} is no video that is known, expected {', '.join(ANIMATIONS + MOVIES)}")
+        raise ValueError(f"{path} is not a kind of video that can be read, expected {', '.join(ANIMATIONS + MOVIES)}")
     stop = None if max_frames is None else stride * (max_frames - 1) + 1
     try:
         frames = [fit(picture, image_size) for picture in itertools.islice(pictures, 0, stop, stride)]

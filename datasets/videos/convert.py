@@ -33,7 +33,7 @@ from datasets.videos import ANIMATIONS, FRAMES, MOVIES, frame_files, read_video,
 
 FORMAT = 2  # of the files written; a new number makes caches of older code be made again
 CACHE = ".seqvae_cache"
-MIN_FRAMES = 2  # one picture is no video
+MIN_FRAMES = 2  # one picture is not a video
 
 
 class Video(TypedDict):
@@ -289,7 +289,7 @@ def is_current(index: Path, fingerprint: str) -> bool:
 def check_folder(path: Path) -> None:
     """FileNotFoundError unless it is a folder."""
     if not path.is_dir():
-        raise FileNotFoundError(f"{path} is no folder; give the one that holds your videos")
+        raise FileNotFoundError(f"{path} is not a folder; give the one that holds your videos")
 
 
 def too_few(src: Path, n: int, min_frames: int, skipped: list[dict[str, str]]) -> str:

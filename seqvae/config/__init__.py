@@ -237,7 +237,7 @@ def one_line(error: ValidationError, flag: str = "") -> str:
     if first["type"] == "missing":
         return f"{where} is required: there is no value that suits all data"
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{where} is no setting" + (f" of {chosen}" if chosen else "")
+        return f"{where} is not a setting" + (f" of {chosen}" if chosen else "")
     if first["type"] == "union_tag_invalid":
         key, classes = VARIANTS[path[0]]
         return f"{where}.{key} is {first['ctx']['tag']!r}, expected one of {', '.join(classes)}"
@@ -262,7 +262,7 @@ def read_settings(path: Path) -> RunConfig:
     except (json.JSONDecodeError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{path} is damaged: it does not hold the settings of a run") from None
     except ValueError as error:
-        raise ValueError(f"{path} is no settings file of this version: {error}") from None
+        raise ValueError(f"{path} is not a settings file of this version: {error}") from None
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:

@@ -102,7 +102,7 @@ class GecoConfig(ObjectiveConfig):
         positive = ("tolerance", "step_size", "lambda_init", "lambda_start")
         self.require("finite and > 0", lambda value: 0 < value < math.inf, *positive)
         if self.tolerance < MIN_TOLERANCE:
-            raise ValueError(f"objective.tolerance is {self.tolerance}; an RMSE below {MIN_TOLERANCE} is no picture's")
+            raise ValueError(f"objective.tolerance is {self.tolerance}; expected at least {MIN_TOLERANCE}")
         self.require("in [0, 1)", lambda value: 0 <= value < 1, "decay")
         if self.rule == "paper":
             self.refuse("is used by objective.rule adaptive alone", "lambda_start")

@@ -74,7 +74,7 @@ def test_set_of_file(
     if root is None and saved.facts.get("root") and any(Path(saved.facts["root"]).glob("*")):
         root = saved.facts["root"]  # where the run had its data; a file does not make folders or download into them
     if root is not None and not Path(root).is_dir():
-        return None, [f"test set: its videos were not compared with {protocol.test_set}, {root} is no folder"]
+        return None, [f"test set: its videos were not compared with {protocol.test_set}, {root} is not a folder"]
     try:
         clips = load(split="test", root=root, **arguments)
     except (ValueError, TypeError, FileNotFoundError) as error:

@@ -81,12 +81,12 @@ class SavedPredictions(Predictions):
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path, self.device = Path(path), device
         if not self.path.is_file():
-            raise FileNotFoundError(f"{path} is no file; expected predictions that --save-predictions wrote")
+            raise FileNotFoundError(f"{path} is not a file; expected predictions that --save-predictions wrote")
         try:
             self.file = h5py.File(self.path, "r")
             attributes = {name: _plain(value) for name, value in self.file.attrs.items()}
         except (OSError, RuntimeError, KeyError) as error:  # h5py has one for each place that can be damaged
-            raise ValueError(f"{path} is no whole HDF5 file ({_line(error)}); write it again") from None
+            raise ValueError(f"{path} is not a whole HDF5 file ({_line(error)}); write it again") from None
         if (attributes.get("format"), attributes.get("version")) != (FORMAT, VERSION):
             found = ", ".join(f"{name} {attributes.get(name)!r}" for name in ("format", "version"))
             raise ValueError(f"{path} has {found}, expected format {FORMAT!r}, version {VERSION}")

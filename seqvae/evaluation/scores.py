@@ -59,7 +59,7 @@ class Scorer:
     ) -> None:
         self.protocol, self.metrics, self.frechet = protocol, metrics, frechet
         self.n_samples, self.n_videos = n_samples, n_videos
-        self.predictions = BestOfN(n_samples, n_videos, protocol.n_future)
+        self.sample_scores = BestOfN(n_samples, n_videos, protocol.n_future)
         self.oracle: BestOfN | None = None  # the true simulator's futures, scored as ours
         self.shown: list[Shown] = []
         self._digest = hashlib.sha256()
@@ -90,7 +90,7 @@ class Scorer:
             return
         frames = frames[:n, :b, :f]
         futures = as_float(frames, self.video.device)
-        self.predictions.add(samples.start, self.videos.start, **self._measure(futures, self.target))
+        self.sample_scores.add(samples.start, self.videos.start, **self._measure(futures, self.target))
         self._kept.append(array(frames[:, : self.n_shown]).copy())  # a view would keep the frames of all videos
         self._sum = self._sum + frames.sum(0, dtype=torch.int64)
         self._squares = self._squares + frames.int().square().sum(0, dtype=torch.int64)
@@ -110,7 +110,7 @@ class Scorer:
         if n * b == 0:
             return
         if self.oracle is None:
-            self.oracle = BestOfN(*self.predictions.shape)
+            self.oracle = BestOfN(*self.sample_scores.shape)
         scores = self._measure(as_float(frames[:n, :b, :f], self.video.device), self.target)
         for key, metric in self.metrics.items():
             if metric.oracle_limit is not None:
@@ -168,16 +168,16 @@ class Scorer:
         mine = slice(min(mine.start, self.n_videos), min(mine.stop, self.n_videos))
         tables = [
             {metric: table[:, mine] for metric, table in scores.scores.items()} if scores is not None else {}
-            for scores in (self.predictions, self.oracle)
+            for scores in (self.sample_scores, self.oracle)
         ]
         parts = collect((*lists, *tables))
         shown, diversity, calibration, others, ours, oracles = zip(*parts)
         self.shown = [video for part in shown for video in part]
         self._diversity, self._calibration = _joined(diversity), _joined(calibration)
         self._others = {method: _joined([part.get(method, {}) for part in others]) for method in _keys(others)}
-        self.predictions.scores = _side_by_side(ours)
+        self.sample_scores.scores = _side_by_side(ours)
         if _keys(oracles):
-            self.oracle = BestOfN(*self.predictions.shape)
+            self.oracle = BestOfN(*self.sample_scores.shape)
             self.oracle.scores = _side_by_side(oracles)
         for distance in self.frechet:
             distance.gather()
@@ -223,7 +223,7 @@ class Scorer:
     def summaries(self) -> dict[str, dict[str, Summary]]:
         """`predictions`, and `oracle` where there is one -> metric -> summary, the best chosen as the protocol says."""
         found, best_by = {}, self.protocol.best_by
-        for name, scores in (("predictions", self.predictions), ("oracle", self.oracle)):
+        for name, scores in (("predictions", self.sample_scores), ("oracle", self.oracle)):
             if scores is not None:
                 found[name] = {
                     key: scores.summary(

@@ -83,6 +83,9 @@ class Likelihood(nn.Module):
     def densities(self, statistics: Statistics, dims: int, mask: Tensor | None = None) -> Densities:
         """Second stage: scores of every frame, from the statistics of the whole batch.
 
+        In training mode it gets the whole batch. In eval mode a batch may come in parts, so anything averaged over it
+        then has to be a stored value: see `OptimalSigma`, whose sigma `calibrate` measures.
+
         Args:
             statistics: (...) each.
             dims: D = C H W.

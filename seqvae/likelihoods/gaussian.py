@@ -165,7 +165,7 @@ class OptimalSigma(Calibrated):
     the very frames it scores is optimistic: the exact MSE of held-out clips from `calibrate` until the weights move
     again, else a moving average.
 
-    `soft_clip` follows the authors' code: the soft floor in training. That sigma is no optimum (200 nats worse at
+    `soft_clip` follows the authors' code: the soft floor in training. That sigma is not an optimum (200 nats worse at
     log sigma = -4, D = 12288), so the gradient through it counts and is kept.
     """
 
@@ -194,7 +194,7 @@ class OptimalSigma(Calibrated):
 class OptimalSigmaPerImage(OptimalSigma):
     """Training maximises -D/2 log MSE of each image: sigma^2 is the image's own mean squared error.
 
-    A surrogate: with a sigma that depends on x it is no density, its integral diverges. `log_density` is that of
+    A surrogate: with a sigma that depends on x it is not a density: its integral diverges. `log_density` is that of
     OptimalSigma, one sigma for the batch; in evaluation `log_prob` is too, at the stored sigma.
     """
 

@@ -76,7 +76,7 @@ def ssim(pred: Tensor, target: Tensor) -> Tensor:
 def ssim_svg(pred: Tensor, target: Tensor) -> Tensor:
     """7x7 uniform window, sample covariance, data range 2, per channel, then the mean (svg-2018).
 
-    The range is no choice: scikit-image assumed [-1, 1] for floats when SVG called it without one. Doubling it makes
+    The range is not a choice: scikit-image assumed [-1, 1] for floats when SVG called it without one. Doubling it makes
     the stabilising constants four times as large and the score of the same frames higher.
 
     Args:

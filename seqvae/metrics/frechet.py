@@ -89,7 +89,7 @@ def i3d(path: Path | str, device: torch.device | str = "cpu") -> VideoFeatures:
     path, device = Path(path), torch.device(device)
     remedy = f"expected a TorchScript I3D, for example {I3D_SOURCE}"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file, {remedy}")
+        raise FileNotFoundError(f"{path} is not a file, {remedy}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated; published I3D files need it
@@ -116,7 +116,7 @@ def i3d(path: Path | str, device: torch.device | str = "cpu") -> VideoFeatures:
         shape = tuple(logits.shape)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, AttributeError) as error:  # AttributeError: the output is no tensor
+    except (RuntimeError, TypeError, AttributeError) as error:  # AttributeError: the output is not a tensor
         raise ValueError(f"{path} failed on a video (1, 3, 16, 224, 224) ({_reason(error)}), {remedy}") from error
     if shape != (1, I3D_LOGITS):
         raise ValueError(f"{path} gives {shape} for one video, expected (1, {I3D_LOGITS}); {remedy}")

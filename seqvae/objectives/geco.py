@@ -239,7 +239,10 @@ class Geco(Objective):
         return "infeasible" if (at_limit & (error > 0)).any() else "not yet"
 
     def steer(self, numbers: dict) -> None:
-        """Takes `constrained_rmse` of held-out clips in eval mode: from now on that is what lambda follows."""
+        """Note how far the error of held-out clips in eval mode lies from that of training.
+
+        Until the next validation the adaptive rule adds this gap, at most `MAX_GAP`, to the training error.
+        """
         squared = torch.as_tensor(
             numbers["valid/constraint_rmse"], dtype=torch.float64, device=self.gap.device
         ).square()

@@ -82,7 +82,7 @@ def _backward(state: TrainState, video: Tensor) -> tuple[Tensor, Numbers]:
     the loss and its gradient by each statistic, from which every process and pass continues to the weights. Several
     passes are run twice, at first without gradient: one pass's memory for the time of another forward pass.
     """
-    model, k, world = state.model, state.cfg.optim.accumulate, distributed.world_size()
+    model, n_passes, world = state.model, state.cfg.optim.accumulate, distributed.world_size()
     # Every process draws the noise of the whole batch, so a clip's does not depend on their number.
     n_clips = len(video) if world == 1 else state.cfg.optim.batch_size
     own = distributed.shard(n_clips)
@@ -92,32 +92,33 @@ def _backward(state: TrainState, video: Tensor) -> tuple[Tensor, Numbers]:
     noise = torch.randn(shape, generator=generator, device=state.device)[:, own]
     uniform = state.dequantisation_noise(video, n_clips, generator)
 
-    videos, noises = video.tensor_split(k), noise.tensor_split(k, dim=1)
-    uniforms = [None] * k if uniform is None else uniform[own].tensor_split(k)
+    videos, noises = video.tensor_split(n_passes), noise.tensor_split(n_passes, dim=1)
+    uniforms = [None] * n_passes if uniform is None else uniform[own].tensor_split(n_passes)
 
     def statistics(i: int) -> Statistics:
         options = {"uniform": uniforms[i], "amp": state.amp, "network": state.network}
         return frame_statistics(model, videos[i], noises[i], **options)[1]
 
-    if k == 1:
+    if n_passes == 1:
         parts = [statistics(0)]
     else:
         with torch.no_grad(), frozen_statistics(model):
-            parts = [statistics(i) for i in range(k)]
+            parts = [statistics(i) for i in range(n_passes)]
     batch = distributed.gather(join(parts), n_clips)
     batch = {name: value.requires_grad_() for name, value in batch.items()}
     loss, numbers = state.objective(complete(model, batch, state.mask, dequantised=uniform is not None))
 
     weights = list(model.likelihood.parameters())  # `densities` may use them directly, as a learned sigma
     inputs = [*batch.values(), *weights]
-    # Times the number of processes, because they average their gradients, each of which is of a share of the clips.
+    # DistributedDataParallel averages gradients over processes, and each holds the part of its own clips: scaled by
+    # the number of processes first, the average is a sum.
     gradients = torch.autograd.grad(loss, inputs, torch.full_like(loss, world), allow_unused=True)
-    by_statistic = {name: g[:, own].tensor_split(k, dim=1) for name, g in zip(batch, gradients) if g is not None}
+    by_statistic = {name: g[:, own].tensor_split(n_passes, dim=1) for name, g in zip(batch, gradients) if g is not None}
     by_weight = [(w, g / world) for w, g in zip(weights, gradients[len(batch) :]) if g is not None]
-    for i in range(k):
-        last = i == k - 1  # gradients are exchanged in the last pass only
+    for i in range(n_passes):
+        last = i == n_passes - 1  # gradients are exchanged in the last pass only
         with contextlib.nullcontext() if last or world == 1 else state.network.no_sync():
-            part = parts[0] if k == 1 else statistics(i)
+            part = parts[0] if n_passes == 1 else statistics(i)
             pairs = [(part[name], g[i]) for name, g in by_statistic.items() if part[name].requires_grad]
             torch.autograd.backward(*zip(*(pairs + by_weight if last else pairs)))
     return loss.detach(), numbers

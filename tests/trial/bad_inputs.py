@@ -171,7 +171,7 @@ def checkpoints(home: Path) -> Iterator[Case]:
 
 
 def videos(home: Path) -> Iterator[Case]:
-    """Files that are no videos, and folders with something in them that is no file."""
+    """Files that are no videos, and folders with something in them that is not a file."""
     whole = next(iter((home / "videos").glob("*.gif"))).read_bytes()
     contents = {
         "nothing": b"",
