@@ -5,8 +5,8 @@
 It keeps every state that the positions seen so far allow, with its probability, and is charged -log of the probability
 that it gave to the next positions of the digits. Glyphs and overlaps cost it nothing. So its nats are a floor, on
 average over videos, for the KL of a model of SRVP's Moving MNIST that draws every frame exactly. At first it knows
-where a digit is, and nothing of its speed. States that weigh less than `LEAST`, and those beyond the `MOST` most likely, are
-dropped; the largest sum of their weights in a frame is printed.
+where a digit is, and nothing of its speed. States that weigh less than `LEAST`, and those beyond the `MOST` most
+likely, are dropped; the largest sum of their weights in a frame is printed.
 """
 
 import argparse
