@@ -31,7 +31,7 @@ def test_every_cell_of_the_quickstart_runs_and_shows_what_it_says(monkeypatch):
 
 def test_the_notebook_is_kept_small():
     cells = json.loads(NOTEBOOK.read_text())["cells"]
-    assert NOTEBOOK.stat().st_size < 500_000 and len(cells) == 10
+    assert NOTEBOOK.stat().st_size < 200_000 and len(cells) == 10
 
 
 def bytes_of(encoded: str) -> bytes:
