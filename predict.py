@@ -1,6 +1,6 @@
 """Predict possible futures of one clip.
 
-    python predict.py runs/bair-sigma mine.gif                    a GIF, a film strip and the numbers
+    python predict.py runs/videos-sigma mine.gif                  a GIF, a film strip and the numbers
     python predict.py smmnist-transport digits.mp4 --n-samples 8  with weights that come with the repository
     python predict.py runs/demo frames/ --n-future 20             a folder of frames; a longer future
 

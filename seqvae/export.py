@@ -21,6 +21,7 @@ from torch import Tensor
 
 from seqvae import cli
 from seqvae.config import RunConfig, read_config, to_json
+from seqvae.extras import require
 from seqvae.folders import find_run
 from seqvae.metrics.best_of_n import plus_minus
 from seqvae.training.checkpoint import write_atomically
@@ -59,7 +60,7 @@ def _export(argv: list[str]) -> None:
             positional=("run", "out"),
         )
         if args.push is not None:
-            _require_hub()
+            require("huggingface_hub", "hub", "--push")
     try:
         written = export(args.run, args.out, checkpoint=args.checkpoint, dtype=args.dtype, licence=args.license)
     except (ValueError, FileNotFoundError) as error:
@@ -228,13 +229,6 @@ def _without_paths(cfg: RunConfig) -> RunConfig:
     """The settings without folders of the machine they were used on."""
     data = dataclasses.replace(cfg.data, root="data") if cfg.data.root is not None else cfg.data
     return dataclasses.replace(cfg, run_dir=None, init_from=None, data=data)
-
-
-def _require_hub() -> None:
-    try:
-        import huggingface_hub  # noqa: F401
-    except ImportError:
-        raise ValueError('--push needs huggingface_hub: pip install "seqvae[hub]"') from None
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from seqvae.config import (
     SharedSigmaConfig,
     SvgConfig,
     TransportConfig,
+    VideoFolderConfig,
 )
 
 _SMMNIST = MovingMnistConfig()
@@ -157,6 +158,10 @@ PRESETS |= {
         RunConfig(data=_BAIR, model=_VGG, likelihood=_GAUSSIAN, objective=ElboConfig(svg_beta=1e-4)),
     ),
 }
+PRESETS["videos-sigma"] = (
+    "your own videos (--data.root FOLDER), sigma-VAE with the optimal sigma",
+    RunConfig(data=VideoFolderConfig(), model=_VGG, optim=_COSINE),  # BAIR's sizes, not measured
+)
 # An hour of two CPU cores, of which one alone takes 0.53 s a step; 486 videos are seen 330 times each.
 _PUSHING = {
     "data": PushingConfig(n_past=2, n_future=10, flip=True),

@@ -84,6 +84,11 @@ def test_another_variant_keeps_what_the_preset_set_and_it_has_too():
     assert train.parse([*twice, "--likelihood.mixtures", "4"]).likelihood.mixtures == 4
 
 
+def test_own_videos_have_a_preset_and_a_run_folder_of_their_own():
+    cfg = train.parse(["videos-sigma", "--data.root", "clips"])
+    assert (cfg.data.name, cfg.data.root, cfg.run_dir) == ("video_folder", "clips", "runs/videos-sigma")
+
+
 def test_values_are_written_as_people_write_them():
     def flip(*argv: str) -> bool:
         return train.parse(["bair-sigma", *argv]).data.flip

@@ -73,17 +73,8 @@ def test_own_videos_train_resume_are_evaluated_and_predicted(suffix, tmp_path, c
         ) if suffix == "mp4" else iio.imwrite(folder / f"{i}.{suffix}", video, duration=120)
     (folder / f"broken.{suffix}").write_bytes(b"no video")
     run_dir = tmp_path / "run"
-    command = [
-        "bair-sigma",
-        *TINY,
-        "--data.name",
-        "video_folder",
-        "--data.root",
-        str(folder),
-        "--data.image-size",
-        "32",
-    ]
-    command += ["--data.n-future", "3", "--run-dir", str(run_dir)]
+    command = ["videos-sigma", *TINY, "--data.root", str(folder), "--data.image-size", "32"]
+    command += ["--data.n-past", "2", "--data.n-future", "3", "--run-dir", str(run_dir)]
     assert train.main([*command, "--optim.steps", "1"]) == 0
     assert f"broken.{suffix}" in "".join(capsys.readouterr())
     assert train.main([*command, "--optim.steps", "2"]) == 0

@@ -309,7 +309,7 @@ def test_push_uploads_the_three_files_and_says_what_went_wrong(tmp_path, monkeyp
                 raise RuntimeError("quota\nexceeded")
             self.calls.append(options)
 
-    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(HfApi=Hub))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(HfApi=Hub, __spec__=True))
     out = tmp_path / "weights"
     monkeypatch.setattr(export, "export", lambda *_, **__: [])
     assert export.main(["runs/a", str(out), "--push", "me/weights", "--private"]) == 0

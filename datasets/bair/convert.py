@@ -28,16 +28,20 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, NamedTuple, NotRequired
 
 import numpy as np
-from crc32c import crc32c
-from google.protobuf.message import DecodeError
 from pydantic import Field, TypeAdapter
-from tfrecord.example_pb2 import Example
 from torch.hub import download_url_to_file
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
 from datasets.bair import ACTION_SIZE, ARRAYS, N_FRAMES, POSITION_SIZE
 from datasets.files import failure, npy_header, one_line, read_json, sha256
+
+try:
+    from crc32c import crc32c
+    from google.protobuf.message import DecodeError
+    from tfrecord.example_pb2 import Example
+except ImportError:  # `main` says so
+    Example = None
 
 URL = "http://rail.eecs.berkeley.edu/datasets/bair_robot_pushing_dataset_v0.tar"
 TAR_BYTES = 32_274_964_480
@@ -365,6 +369,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--download", action="store_true", help=f"fetch {URL} into the folder SRC")
     args = parser.parse_args(arguments)
     try:
+        if Example is None:
+            raise DataError(
+                'BAIR\'s TFRecord files need tfrecord and crc32c; install them with `pip install -e ".[bair]"`'
+            )
         convert(download(args.src) if args.download else args.src, args.dst, args.camera, args.allow_partial)
     except (ValueError, OSError) as error:
         return failure("datasets.bair.convert", error)

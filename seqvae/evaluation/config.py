@@ -1,11 +1,12 @@
 """The settings of evaluate.py and predict.py; no torch."""
 
 import dataclasses
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from seqvae.extras import require
 
 MAX_SCALE = 32  # screen pixels per pixel: 64 px are 2048 then
 Format = Literal["gif", "apng", "mp4"]
@@ -59,6 +60,10 @@ class EvalConfig:
             raise ValueError(f"--test-set {self.test_set} is scored under own, not {' '.join(self.protocol)}; drop one")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed must be in [0, 2^32), got {self.seed}")
+        if self.save_predictions or self.from_predictions:
+            require("h5py", "hdf5", f"--{'save' if self.save_predictions else 'from'}-predictions")
+        if self.lpips == "on" or self.lpips_vgg:
+            require("torchmetrics", "lpips", "--lpips-vgg" if self.lpips_vgg else "--lpips on")
 
     def refuse(self, names: Sequence[str], why: str) -> None:
         """ValueError for the first of these fields that was given."""
@@ -104,5 +109,5 @@ def check_pictures(formats: Sequence[str], gif_scale: int | None) -> None:
     """ValueError for pictures that cannot be made."""
     if gif_scale is not None and not 1 <= gif_scale <= MAX_SCALE:
         raise ValueError(f"--gif-scale must be {'<= ' + str(MAX_SCALE) if gif_scale > 1 else '>= 1'}, got {gif_scale}")
-    if "mp4" in formats and importlib.util.find_spec("av") is None:
-        raise ValueError('--formats mp4 needs PyAV; pip install -e ".[mp4]", or drop it')
+    if "mp4" in formats:
+        require("av", "mp4", "--formats mp4")

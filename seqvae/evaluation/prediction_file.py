@@ -16,11 +16,10 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
-import h5py
 import numpy as np
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -28,6 +27,10 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from seqvae.evaluation.predictions import BadPredictions, Predictions, array
+from seqvae.extras import require
+
+with suppress(ImportError):  # the extra `hdf5`, asked for where a file is read and before one is written
+    import h5py
 
 FORMAT, VERSION = "seqvae predictions", 1
 # A chunk is one video or one of its futures; the checksum of each finds damage that gzip alone would pass.
@@ -80,6 +83,7 @@ class SavedPredictions(Predictions):
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path, self.device = Path(path), device
+        require("h5py", "hdf5", f"{path}, a file of predictions,")
         if not self.path.is_file():
             raise FileNotFoundError(f"{path} is not a file; expected predictions that --save-predictions wrote")
         try:
@@ -153,7 +157,7 @@ class SavedPredictions(Predictions):
                 f"{self.path}: {name} is damaged ({str(error).splitlines()[0]}); write it again"
             ) from None
 
-    def _dataset(self, name: str, dtype: type, ndim: int) -> h5py.Dataset:
+    def _dataset(self, name: str, dtype: type, ndim: int) -> "h5py.Dataset":
         """A dataset of this very file, all of it written; nothing of it has been read."""
         try:
             link = self.file.get(name, getlink=True)
@@ -169,7 +173,7 @@ class SavedPredictions(Predictions):
             raise ValueError(f"{self.path}: {name} is {what}, expected {ndim} axes of {np.dtype(dtype)}")
         return found
 
-    def _check_storage(self, name: str, found: h5py.Dataset) -> None:
+    def _check_storage(self, name: str, found: "h5py.Dataset") -> None:
         """ValueError for data in other files or virtual, filters that are plugins, and frames that nobody wrote."""
         settings = found.id.get_create_plist()
         if found.is_virtual or settings.get_external_count():
@@ -217,7 +221,7 @@ class SavedPredictions(Predictions):
 class Writer:
     """Takes what is predicted while it is scored."""
 
-    def __init__(self, file: h5py.File, predictions: Predictions, disk: "_Disk") -> None:
+    def __init__(self, file: "h5py.File", predictions: Predictions, disk: "_Disk") -> None:
         self.file, self.predictions, self.disk = file, predictions, disk
 
     def add_truth(self, videos: range, truth: Tensor) -> None:

@@ -13,9 +13,9 @@ from urllib.parse import urlparse
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import AlexNet_Weights, VGG16_Weights, WeightsEnum
 
+from seqvae.extras import require
 from seqvae.metrics.frame import score_frames
 
 BACKBONES = {"alex": AlexNet_Weights.DEFAULT, "vgg": VGG16_Weights.DEFAULT}  # ImageNet; 233 and 528 MB
@@ -35,6 +35,7 @@ class Lpips:
 
     Raises:
         FileNotFoundError: the backbone is neither in torch.hub's folder nor to be downloaded.
+        ValueError: the extra `lpips` is not installed.
 
     Source: Zhang et al. 2018, arXiv:1801.03924. The linear weights come with torchmetrics.
     """
@@ -42,6 +43,9 @@ class Lpips:
     def __init__(self, net: str = "alex", device: torch.device | str = "cpu", *, resize: int | None = None) -> None:
         if net not in BACKBONES:
             raise ValueError(f"no LPIPS of {net}, there are: {', '.join(BACKBONES)}")
+        require("torchmetrics", "lpips", "LPIPS")
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
         self.name, self.device, self.resize = net, torch.device(device), resize
         metric = load_pretrained(
             BACKBONES[net], lambda: LearnedPerceptualImagePatchSimilarity(net_type=net, normalize=True)

@@ -5,6 +5,7 @@ plots and files read all they say of a metric from its entry: a new one is its e
 """
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -209,6 +210,9 @@ def build_metrics(
     for metric in networks if lpips != "off" else ():
         net, resize = metric.network
         file = weights_file(BACKBONES[net])
+        if lpips == "auto" and importlib.util.find_spec("torchmetrics") is None:
+            left_out.append(f'{metric.name}: left out, it needs torchmetrics: pip install -e ".[lpips]"')
+            continue
         if lpips == "auto" and not file.exists():
             left_out.append(f"{metric.name}: left out, {file.name} is not in {file.parent}; --lpips on downloads it")
             continue
