@@ -140,6 +140,8 @@ def card(run_dir: Path, name: str, cfg: RunConfig, described: dict, licence: str
     else:
         task = f"videos: {data.n_past} frames seen, {data.n_future} predicted in training"
         use = f"futures = run.predict(frames, n_future={data.n_future}, n_samples=5, seed=0)  # frames: uint8 (T, H, W)"
+        if cfg.model.actions:
+            use = use.replace("seed=0", "actions=actions").replace("(T, H, W)", "(T, H, W, 3), actions as in training")
         if not cfg.model.has_latent:
             use = use.replace("n_samples=5, ", "")
     objective = cfg.objective.name + (f", tolerance {cfg.objective.tolerance}" if "geco" in cfg.objective.name else "")

@@ -65,7 +65,15 @@ class Run:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def predict(self, frames: ArrayLike, n_future: int | None = None, n_samples: int = 1, seed: int = 0) -> ndarray:
+    def predict(
+        self,
+        frames: ArrayLike,
+        n_future: int | None = None,
+        n_samples: int = 1,
+        seed: int = 0,
+        *,
+        actions: ArrayLike | None = None,
+    ) -> ndarray:
         """Possible futures after `frames`, all of which are observed.
 
         Sample n of video b depends on its frames and (seed, b, n) alone, as in evaluate.py. Frames are the decoder's
@@ -74,6 +82,8 @@ class Run:
         Args:
             frames: at least n_past of them.
             n_future: frames to predict; None: as many as in training.
+            actions: for a model that takes them, A numbers each in the data set's units: (T - 1 + n_future, A), or
+                (B, T - 1 + n_future, A) for (B, T, H, W, C). Row t leads from frame t to frame t + 1.
 
         Returns:
             (n_samples, ...) with n_future frames of S x S pixels, laid out as the input; uint8 for uint8, else float32.
@@ -82,11 +92,17 @@ class Run:
             ValueError: frames or numbers that cannot work.
         """
         video, given = self._video(frames)
-        futures, _ = self._futures(video, n_future, n_samples, seed)
+        futures, _ = self._futures(video, n_future, n_samples, seed, actions)
         return _as_given(futures if given.dtype != np.uint8 else as_bytes(futures), given)
 
     def sample_sigma(
-        self, frames: ArrayLike, n_future: int | None = None, n_samples: int = 1, seed: int = 0
+        self,
+        frames: ArrayLike,
+        n_future: int | None = None,
+        n_samples: int = 1,
+        seed: int = 0,
+        *,
+        actions: ArrayLike | None = None,
     ) -> float | ndarray | None:
         """Standard deviation of the decoder's noise around the frames that `predict` returns, pixels in [0, 1].
 
@@ -96,12 +112,12 @@ class Run:
         if self.model.likelihood.quoted_variance() is not None:
             return self.model.likelihood.quoted_variance().sqrt().item()
         video, given = self._video(frames)
-        sigma = self._futures(video, n_future, n_samples, seed)[1]
+        sigma = self._futures(video, n_future, n_samples, seed, actions)[1]
         return None if sigma is None else _as_given(sigma.float(), given)
 
     @torch.no_grad()
     @without_tf32()
-    def score(self, video: ArrayLike, seed: int = 0) -> Score:
+    def score(self, video: ArrayLike, seed: int = 0, *, actions: ArrayLike | None = None) -> Score:
         """How surprising a video was, frame by frame: high where something happened that training did not show.
 
         The first frame is only conditioned on; a model of images scores every frame, as an image. `nats` and
@@ -111,6 +127,7 @@ class Run:
         Args:
             video: more than n_past frames.
             seed: of the posterior sample.
+            actions: for a model that takes them, (T - 1, A) or (B, T - 1, A).
         """
         frames, given = self._video(video)
         n_drawn = self._n_drawn(frames)
@@ -121,7 +138,8 @@ class Run:
             draws = [np.random.default_rng([seed, POSTERIOR_KEY, v]).random(shape, dtype=np.float32) for v in videos]
             uniform = torch.from_numpy(np.stack(draws)).to(self.device)
         mask = torch.ones(n_drawn, dtype=torch.float64, device=self.device)
-        _, terms = batch_terms(self.model, frames, noise, mask, uniform=uniform, n_past=self.n_past)
+        led = self._actions(actions, frames, n_drawn)
+        _, terms = batch_terms(self.model, frames, noise, mask, uniform=uniform, n_past=self.n_past, actions=led)
         kl = terms.kl.sum(-1)
         elbo = terms.log_density[0] - kl
         parts = (-elbo, bits_per_dim(elbo, terms.dims, terms.bits_offset), kl)
@@ -129,17 +147,18 @@ class Run:
 
     @torch.no_grad()
     @without_tf32()
-    def encode(self, video: ArrayLike) -> Latents:
+    def encode(self, video: ArrayLike, *, actions: ArrayLike | None = None) -> Latents:
         """What the model infers of each frame after the first beyond what the past told it; Z = 0 without a latent.
 
         Where the posterior depends on earlier latents, those are at their means.
 
         Args:
             video: more than n_past frames.
+            actions: for a model that takes them, (T - 1, A) or (B, T - 1, A).
         """
         frames, given = self._video(video)
         noise = torch.zeros(1, len(frames), self._n_drawn(frames), self.model.z_dim, device=self.device)
-        out = self.model(frames, noise, self.n_past)
+        out = self.model(frames, noise, self.n_past, self._actions(actions, frames, noise.shape[2]))
         mean = std = out.z[0]
         if out.q is not None:
             q, _ = out.first_latents()
@@ -148,7 +167,9 @@ class Run:
 
     @torch.no_grad()
     @without_tf32()
-    def _futures(self, video: Tensor, n_future: int | None, n_samples: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    def _futures(
+        self, video: Tensor, n_future: int | None, n_samples: int, seed: int, actions: ArrayLike | None
+    ) -> tuple[Tensor, Tensor | None]:
         """(N, B, F, C, S, S) in [0, 1], and sigma, as `VideoModel.predict`."""
         n_future = self.config.data.n_future if n_future is None else n_future
         if not self.config.model.needs_context:
@@ -163,10 +184,10 @@ class Run:
         n_bytes = 4 * int(n_samples) * int(n_future) * video[:, 0].numel()
         check_memory(n_bytes, f"{n_samples} samples of {len(video)} videos, {n_future} frames each")
         steps, videos = video.shape[1] - 1 + int(n_future), range(len(video))
-        parts = []
+        led, parts = self._actions(actions, video, steps), []
         for samples in sample_chunks(int(n_samples), len(video)):
             noise = keyed_noise(_check_seed(seed), videos, samples, steps, self.model.z_dim).to(self.device)
-            parts.append(self.model.predict(video, int(n_future), noise))
+            parts.append(self.model.predict(video, int(n_future), noise, led))
         futures, sigmas = zip(*parts)
         return torch.cat(futures), sigmas[0] if sigmas[0] is None or sigmas[0].ndim == 0 else torch.cat(sigmas)
 
@@ -181,6 +202,24 @@ class Run:
             square = _other_channels(square)
         tensor = torch.from_numpy(np.ascontiguousarray(square))
         return (as_float(tensor, self.device) if given.dtype == np.uint8 else tensor.to(self.device)), given
+
+    def _actions(self, actions: ArrayLike | None, video: Tensor, n_frames: int) -> Tensor | None:
+        """(B, n_frames, A) on the device, None for a model that takes none; ValueError unless they fit."""
+        size = self.model.n_actions
+        if size == 0:
+            if actions is not None:
+                raise ValueError("actions are given, and this model takes none; drop them")
+            return None
+        shapes = ((n_frames, size), (len(video), n_frames, size))
+        expected = f"numbers of shape {shapes[0]}, or {shapes[1]} for a batch"
+        if actions is None:
+            raise ValueError(f"this model takes actions; pass actions=, {expected}")
+        given = np.asarray(actions)
+        if given.shape not in shapes or given.dtype.kind not in "fiu":
+            raise ValueError(f"actions are {given.shape} {given.dtype}, expected {expected}")
+        if not np.isfinite(given).all():
+            raise ValueError("actions hold NaN or infinities, expected finite numbers")
+        return torch.from_numpy(given.astype(np.float32)).to(self.device).expand(len(video), -1, -1)
 
     def _n_drawn(self, video: Tensor) -> int:
         """Frames of a video that the model predicts; ValueError for too few."""

@@ -12,9 +12,9 @@ MNIST = Path(os.environ.get("SEQVAE_DATA") or Path(__file__).parent.parent / "da
 
 # Modules that train whole runs, start commands or processes, or open a browser: `make test-fast` leaves them out.
 LONG = {
-    *("test_benchmarks", "test_colour_cli", "test_distributed", "test_evaluate_cli", "test_evaluate_distributed"),
-    *("test_gpu_suite", "test_lock", "test_metrics_perceptual", "test_predictions", "test_run", "test_scripts"),
-    *("test_train_cli", "test_trial"),
+    *("test_actions", "test_benchmarks", "test_colour_cli", "test_distributed", "test_evaluate_cli"),
+    *("test_evaluate_distributed", "test_gpu_suite", "test_lock", "test_metrics_perceptual", "test_predictions"),
+    *("test_run", "test_scripts", "test_train_cli", "test_trial"),
 }
 
 

@@ -79,7 +79,7 @@ def pinned_copies(setting: Setting) -> Numbers:
     found = {}
     for name, source in (("loaded", None), ("made", device_batches(clips, setting.device))):
         found[name] = []
-        for batch in itertools.islice(batches(trainer, clips, source), n_steps):
+        for batch, _ in itertools.islice(batches(trainer, clips, source), n_steps):
             large = torch.tanh(large @ large)
             found[name].append(batch + 0)  # read by the GPU once it is done with the product
     wrong = sum(not one.equal(other) for one, other in zip(found["loaded"], found["made"]))

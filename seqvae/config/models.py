@@ -12,6 +12,7 @@ class ModelConfig(Settings):
 
     group = "model"
     needs_context: ClassVar[bool] = True  # whether the model conditions on observed frames, at least one
+    actions: ClassVar[int] = 0  # numbers of each action that the model is given; a field in families that take any
 
     family: str  # svg: LSTMs on frame features; transport: canvases that move; image: single images
 
@@ -50,12 +51,14 @@ class SvgConfig(ModelConfig):
     posterior_layers: int = 1  # LSTM layers; unused with prior none
     prior_layers: int = 1  # LSTM layers; used with prior learned alone
     last_frame_skip: bool = False  # skips from the frame before, predicted ones too, instead of the last observed frame
+    actions: int = 0  # numbers of each action given to prior, posterior and frame predictor (bair, pushing: 4); 0: none
 
     def __post_init__(self) -> None:
         latent = ("z_dim", "posterior_layers", "prior_layers")
         unused = {"none": latent, "fixed": ("prior_layers",), "learned": ()}[self.prior]
         self.refuse(f"is not used with model.prior {self.prior}", *unused)
         self.require_positive("width", "g_dim", "rnn_size", "predictor_layers", *latent)
+        self.require("in [0, 1024]", lambda value: 0 <= value <= 1024, "actions")
 
     @property
     def has_latent(self) -> bool:

@@ -25,7 +25,7 @@ from seqvae.models import VideoModel
 from seqvae.objectives import bits_per_dim, iwae_bound
 from seqvae.objectives.base import effective_samples
 from seqvae.training.checkpoint import check_like
-from seqvae.training.terms import batch_terms
+from seqvae.training.terms import actions_of, batch_terms
 
 SAMPLED = ("log_density", "log_ratio")  # with a leading axis of samples
 FRAMES_AT_ONCE = 1024  # decoded at once, of up to 16 parameters a pixel: bounds the memory, changes no number
@@ -85,6 +85,7 @@ def measure_bounds(
         videos = range(first, min(first + batch_size, mine.stop))
         video, uniform = as_float(torch.stack([clips[i] for i in videos]), device), None
         mask = torch.ones(n_predicted, dtype=torch.float64, device=video.device)
+        actions = actions_of(model, clips, videos, n_predicted)
         if dequantise:
             shape = video[:, -n_predicted:].shape[1:]
             draws = [np.random.default_rng([seed, POSTERIOR_KEY, v]).random(shape, dtype=np.float32) for v in videos]
@@ -95,7 +96,7 @@ def measure_bounds(
         for start in range(0, n_importance, at_once):
             samples = range(POSTERIOR_KEY + start, POSTERIOR_KEY + min(start + at_once, n_importance))
             noise = keyed_noise(seed, videos, samples, n_predicted, model.z_dim).to(video.device)
-            out, terms = batch_terms(model, video, noise, mask, uniform=uniform, n_past=n_past)
+            out, terms = batch_terms(model, video, noise, mask, uniform=uniform, n_past=n_past, actions=actions)
             dims, offset = terms.dims, terms.bits_offset
             for name in chunks:
                 chunks[name].append(getattr(terms, name))

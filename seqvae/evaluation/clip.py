@@ -26,6 +26,10 @@ def start(args: PredictConfig, read_video: ReadVideo) -> int:
         run = load_run(args.run, checkpoint=args.checkpoint, device=args.device)
         if run.config.data.images:
             raise ValueError(f"{args.run} is a model of single images, which predicts no futures")
+        if run.model.n_actions:
+            raise ValueError(
+                f"{args.run} takes actions, and a clip holds none; from Python: run.predict(frames, actions=...)"
+            )
         n_future = args.n_future or run.config.data.n_future
         video = read_clip(run, args.clip, run.n_past + n_future, read_video)
         n_samples = args.n_samples or (4 if run.model.has_latent else 1)

@@ -16,6 +16,7 @@ from seqvae.device import as_float
 from seqvae.distributed import shard
 from seqvae.gaussian import keyed_noise
 from seqvae.models import VideoModel
+from seqvae.training.terms import actions_of
 
 POSTERIOR_KEY = 2**32  # number of the first posterior sample: a separate random stream, so predictions are unaffected
 ROLLOUT_ROWS = 256  # samples x videos predicted at once: bounds the memory, changes no number
@@ -56,7 +57,7 @@ class Predictions(ABC):
 
 
 class ModelPredictions(Predictions):
-    """What a model predicts. Noise is keyed by (seed, video, sample)."""
+    """What a model predicts, given the true actions if it takes any. Noise is keyed by (seed, video, sample)."""
 
     def __init__(
         self,
@@ -85,16 +86,21 @@ class ModelPredictions(Predictions):
     def futures(self, videos: range, samples: range) -> tuple[Tensor, Tensor | None]:
         context = as_float(self.truth(videos)[:, : self.n_past], self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            frames, sigma = self.model.predict(context, self.n_future, self._noise(videos, samples))
+            frames, sigma = self.model.predict(
+                context, self.n_future, self._noise(videos, samples), self._actions(videos)
+            )
         return as_bytes(frames), rounded(sigma)
 
     def posterior(self, videos: range) -> tuple[Tensor, Tensor | None]:
         video = as_float(self.truth(videos), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-            params = self.model(video, self._noise(videos, [POSTERIOR_KEY]), self.n_past).params
+            params = self.model(video, self._noise(videos, [POSTERIOR_KEY]), self.n_past, self._actions(videos)).params
         params = params[0, :, self.n_past - 1 :]  # (B, F, param_channels, H, W)
         likelihood = self.model.likelihood
         return as_bytes(likelihood.mean(params)), rounded(likelihood.sigma(params))
+
+    def _actions(self, videos: range) -> Tensor | None:
+        return actions_of(self.model, self.clips, videos, self.n_past - 1 + self.n_future)
 
     def _noise(self, videos: range, samples: Sequence[int]) -> Tensor:
         steps = self.n_past - 1 + self.n_future

@@ -1,6 +1,7 @@
 """The interface of every model family: what training, evaluation and export know of a video predictor.
 
-Shapes: K importance samples, N generated samples, B videos, T frames, C H W, Z latents per frame. Frame 0 is only
+Shapes: K importance samples, N generated samples, B videos, T frames, C H W, Z latents per frame, A numbers per action
+(row f of a video's actions leads to its predicted frame f; A = 0 in a family or model that takes none). Frame 0 is only
 conditioned on, so a video of T frames has F = T - 1 predicted ones; without any context, as for single images, F = T.
 
 A family is a `VideoModel` with three methods: `forward` trains, `start` and `step` generate. Its settings are a variant
@@ -66,37 +67,56 @@ class VideoModel(nn.Module, ABC, Generic[State]):
     recomputed: ClassVar[tuple[str, ...]] = ()  # methods without randomness for --compute.checkpoint-activations
 
     likelihood: Likelihood  # whose parameters the model predicts
+    action_scale: "ActionScale | None"  # of a model that takes actions
 
     def __init__(self, *, channels: int, image_size: int, n_past: int, z_dim: int) -> None:
         super().__init__()
         self.channels, self.image_size, self.n_past, self.z_dim = channels, image_size, n_past, z_dim
+        self.action_scale = None
+
+    @property
+    def n_actions(self) -> int:
+        """A, the numbers of each action; 0 for a model that takes none, whose `actions` are None everywhere."""
+        return 0 if self.action_scale is None else len(self.action_scale.mean)
+
+    def with_actions(self, x: Tensor, actions: Tensor | None) -> Tensor:
+        """Append scaled actions (..., A) to x (..., G); x itself in a model that takes none."""
+        if self.action_scale is None:
+            return x
+        assert actions is not None, "this model takes actions"
+        return torch.cat([x, self.action_scale(actions)], -1)
 
     @abstractmethod
-    def forward(self, video: Tensor, noise: Tensor, n_past: int | None = None) -> Prediction:
+    def forward(
+        self, video: Tensor, noise: Tensor, n_past: int | None = None, actions: Tensor | None = None
+    ) -> Prediction:
         """Teacher forcing: predict each frame from the real ones before it and z ~ q.
 
         Args:
             video: (B, T, C, H, W) in [0, 1], T > n_past.
             noise: (K, B, F, Z) standard normal; decides z. What does not depend on z runs once for all K.
             n_past: observed frames; None: as many as in training.
+            actions: (B, F, A), unscaled.
         """
 
     @abstractmethod
-    def start(self, context: Tensor, noise: Tensor) -> State:
+    def start(self, context: Tensor, noise: Tensor, actions: Tensor | None = None) -> State:
         """Observe the context; N samples are folded into the batch, sample n of video b in row n * B + b.
 
         Args:
             context: (B, n_past, C, H, W) in [0, 1], any n_past >= 1; n_past = 0 in a family that needs no context.
             noise: (N, B, max(n_past - 1, 0), Z) standard normal; decides z ~ q of the observed frames after the first.
+            actions: (B, max(n_past - 1, 0), A), which led to those frames.
         """
 
     @abstractmethod
-    def step(self, state: State, noise: Tensor) -> tuple[Tensor, State]:
+    def step(self, state: State, noise: Tensor, actions: Tensor | None = None) -> tuple[Tensor, State]:
         """Predict one more frame with z from the prior.
 
         Args:
             state: after the frames so far, from `start` or `step`.
             noise: (N * B, Z) standard normal; decides z.
+            actions: (N * B, A), which lead to the frame.
 
         Returns:
             Likelihood parameters (N * B, param_channels, H, W), and the state after this frame.
@@ -132,18 +152,21 @@ class VideoModel(nn.Module, ABC, Generic[State]):
             getattr(self, name).compile()
 
     @torch.no_grad()
-    def rollout(self, context: Tensor, n_future: int, noise: Tensor) -> Tensor:
+    def rollout(self, context: Tensor, n_future: int, noise: Tensor, actions: Tensor | None = None) -> Tensor:
         """The frames of `predict`: (N, B, n_future, C, H, W) float32 in [0, 1]."""
-        return self.predict(context, n_future, noise)[0]
+        return self.predict(context, n_future, noise, actions)[0]
 
     @torch.no_grad()
-    def predict(self, context: Tensor, n_future: int, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+    def predict(
+        self, context: Tensor, n_future: int, noise: Tensor, actions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Predict futures with z from the posterior in the context and from the prior after; frames are means.
 
         Args:
             context: (B, n_past, C, H, W) in [0, 1], any n_past >= 1; n_past = 0 in a family that needs no context.
             n_future: frames to predict.
             noise: (N, B, F, Z) standard normal, F = max(n_past - 1, 0) + n_future; decides the samples.
+            actions: (B, F, A), for all samples alike.
 
         Returns:
             Frames (N, B, n_future, C, H, W) float32 in [0, 1], and the decoder's sigma, broadcastable to them: a scalar
@@ -152,10 +175,14 @@ class VideoModel(nn.Module, ABC, Generic[State]):
         assert not self.training, "predictions use eval mode: batch statistics would make them depend on the batch"
         n_observed = max(context.shape[1] - 1, 0)  # frames whose z comes from the posterior
         assert noise.shape[2] == n_observed + n_future, (noise.shape, context.shape, n_future)
-        state = self.start(context, noise[:, :, :n_observed])
+        led, leading = None, [None] * n_future
+        if actions is not None:
+            led = actions[:, :n_observed]
+            leading = actions[:, n_observed:].repeat(len(noise), 1, 1).unbind(1)  # (N * B, A)
+        state = self.start(context, noise[:, :, :n_observed], led)
         frames, sigmas = [], []
-        for eps in noise[:, :, n_observed:].flatten(0, 1).unbind(1):  # (N * B, Z)
-            params, state = self.step(state, eps)  # (N * B, param_channels, H, W)
+        for eps, action in zip(noise[:, :, n_observed:].flatten(0, 1).unbind(1), leading, strict=True):  # (N * B, Z)
+            params, state = self.step(state, eps, action)  # (N * B, param_channels, H, W)
             frames.append(self.mean_frame(params, state))  # (N * B, C, H, W)
             sigmas.append(self.likelihood.sigma(params))
         shape = noise.shape[:2]
@@ -165,13 +192,35 @@ class VideoModel(nn.Module, ABC, Generic[State]):
         return torch.stack(frames, 1).unflatten(0, shape), sigma
 
     @torch.no_grad()
-    def reconstruct(self, video: Tensor, noise: Tensor, n_past: int | None = None) -> Tensor:
+    def reconstruct(
+        self, video: Tensor, noise: Tensor, n_past: int | None = None, actions: Tensor | None = None
+    ) -> Tensor:
         """Predict each frame with z from the posterior, which has seen that frame: (B, F, C, H, W) in [0, 1].
 
         Arguments are those of `forward`, but for noise (B, F, Z), zeros for the posterior's mean.
         """
         assert not self.training, "reconstructions use eval mode, as predictions do"
-        return self.likelihood.mean(self(video, noise[None], n_past).params[0])
+        return self.likelihood.mean(self(video, noise[None], n_past, actions).params[0])
+
+
+class ActionScale(nn.Module):
+    """Actions to numbers of mean 0 and variance 1, by the statistics of the training set."""
+
+    def __init__(self, n_actions: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_actions))
+        self.register_buffer("std", torch.ones(n_actions))
+
+    def fit(self, actions: Tensor) -> None:
+        """Take mean and standard deviation of (..., A); a number that never changes keeps its size."""
+        flat = actions.flatten(0, -2).double()
+        std = flat.std(0, correction=0)
+        self.mean.copy_(flat.mean(0))
+        self.std.copy_(torch.where(std > 1e-6, std, 1.0))
+
+    def forward(self, actions: Tensor) -> Tensor:
+        """(..., A) -> (..., A)."""
+        return (actions - self.mean) / self.std
 
 
 def float32(like: Tensor) -> torch.autocast:

@@ -39,7 +39,9 @@ class ImageVAE(VideoModel[State]):
         self.apply(init_as_svg)
         self.likelihood = likelihood
 
-    def forward(self, video: Tensor, noise: Tensor, n_past: int | None = None) -> Prediction:
+    def forward(
+        self, video: Tensor, noise: Tensor, n_past: int | None = None, actions: Tensor | None = None
+    ) -> Prediction:
         """See `VideoModel.forward`: video (B, F, C, H, W), each frame an image of its own; n_past is always 0."""
         h = self.encode(video)
         with float32(video):
@@ -49,11 +51,11 @@ class ImageVAE(VideoModel[State]):
         params = self.decode(z.flatten(0, 2)).unflatten(0, z.shape[:3])
         return Prediction(params, q, standard_normal_like(q), z)
 
-    def start(self, context: Tensor, noise: Tensor) -> State:
+    def start(self, context: Tensor, noise: Tensor, actions: Tensor | None = None) -> State:
         """See `VideoModel.start`; there is nothing to observe."""
         return State()
 
-    def step(self, state: State, noise: Tensor) -> tuple[Tensor, State]:
+    def step(self, state: State, noise: Tensor, actions: Tensor | None = None) -> tuple[Tensor, State]:
         """See `VideoModel.step`: an image from the prior."""
         return self.decode(noise), state
 

@@ -1,8 +1,9 @@
 """SVG, the recurrent latent video predictor of Denton & Fergus 2018 (arXiv:1802.07687), around any likelihood.
 
 Shapes: K importance samples, N generated samples, B videos, T frames, C H W, G = g_dim, Z = z_dim, L LSTM layers,
-R = rnn_size. The frame at t is predicted from h_{t-1}, z_t and the skips of an observed frame. The recurrent cores read
-real frames and z, never their own pictures, so training has no loop over time; only generation has.
+R = rnn_size, A numbers per action. The frame at t is predicted from h_{t-1}, z_t and the skips of an observed frame.
+The recurrent cores read real frames and z, never their own pictures, so training has no loop over time; only generation
+has. A model with actions gives all three cores the one that leads to the frame.
 """
 
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from seqvae.config.models import SvgConfig
 from seqvae.gaussian import Gaussian, standard_normal_like
 from seqvae.likelihoods import Likelihood
-from seqvae.models.base import Prediction, VideoModel, float32
+from seqvae.models.base import ActionScale, Prediction, VideoModel, float32
 from seqvae.networks import build_decoder, build_encoder
 from seqvae.networks.recurrent import FramePredictor, GaussianLSTM, LSTMState
 
@@ -42,16 +43,19 @@ class SVG(VideoModel[State]):
         sizes = (cfg.g_dim, cfg.width, cfg.norm)
         self.encoder = build_encoder(cfg.network, image_size, channels, *sizes)
         self.decoder = build_decoder(cfg.network, image_size, likelihood.param_channels, *sizes)
-        self.frame_predictor = FramePredictor(cfg.g_dim, self.z_dim, cfg.rnn_size, cfg.predictor_layers)
+        self.action_scale = ActionScale(cfg.actions) if cfg.actions else None
+        self.frame_predictor = FramePredictor(cfg.g_dim, self.z_dim + cfg.actions, cfg.rnn_size, cfg.predictor_layers)
         self.posterior = self.prior = None
         if cfg.prior != "none":
-            self.posterior = GaussianLSTM(cfg.g_dim, self.z_dim, cfg.rnn_size, cfg.posterior_layers)
+            self.posterior = GaussianLSTM(cfg.g_dim + cfg.actions, self.z_dim, cfg.rnn_size, cfg.posterior_layers)
         if cfg.prior == "learned":
-            self.prior = GaussianLSTM(cfg.g_dim, self.z_dim, cfg.rnn_size, cfg.prior_layers)
+            self.prior = GaussianLSTM(cfg.g_dim + cfg.actions, self.z_dim, cfg.rnn_size, cfg.prior_layers)
         self.apply(init_as_svg)
         self.likelihood = likelihood
 
-    def forward(self, video: Tensor, noise: Tensor, n_past: int | None = None) -> Prediction:
+    def forward(
+        self, video: Tensor, noise: Tensor, n_past: int | None = None, actions: Tensor | None = None
+    ) -> Prediction:
         """See `VideoModel.forward`; skips come from the last of the n_past observed frames."""
         n_samples, n_frames = noise.shape[0], video.shape[1]
         h, skips = self.encode(video)  # (B, T, G)
@@ -59,11 +63,14 @@ class SVG(VideoModel[State]):
             q = p = None
             z = noise
             if self.posterior is not None:
-                q, _ = self.posterior(h[:, 1:])  # (B, T-1, Z)
-                p = self.prior(h[:, :-1])[0] if self.prior is not None else standard_normal_like(q)
+                q, _ = self.posterior(self.with_actions(h[:, 1:], actions))  # (B, T-1, Z)
+                p = standard_normal_like(q)
+                if self.prior is not None:
+                    p, _ = self.prior(self.with_actions(h[:, :-1], actions))
                 z = q.sample(noise)
             each = repeat(h[:, :-1], "b t g -> (k b) t g", k=n_samples)
-            g, _ = self.frame_predictor(each, z.flatten(0, 1))  # (K * B, T-1, G)
+            given = self.with_actions(z.flatten(0, 1), _for_samples(actions, n_samples))  # (K * B, T-1, Z + A)
+            g, _ = self.frame_predictor(each, given)  # (K * B, T-1, G)
 
         n_skips = n_frames - 1 if self.last_frame_skip else n_past or self.n_past
         # The last observed frame, as FitVid. SVG stops one earlier, at n_past - 2, which leaves n_past = 1 undefined.
@@ -89,7 +96,7 @@ class SVG(VideoModel[State]):
         params = self.decoder(rearrange(g, "(k b) f g -> (k f b) g", b=n_videos), terms).to(g.dtype)
         return rearrange(params, "(k f b) ... -> (k b) f ...", f=n_frames, b=n_videos)
 
-    def start(self, context: Tensor, noise: Tensor) -> State:
+    def start(self, context: Tensor, noise: Tensor, actions: Tensor | None = None) -> State:
         """See `VideoModel.start`. The context and its skips are encoded once per video, and shared by its samples."""
         n_samples, n_past = noise.shape[0], context.shape[1]
         h, skips = self.encode(context)  # (B, n_past, G)
@@ -99,16 +106,17 @@ class SVG(VideoModel[State]):
             if n_past > 1:
                 z = noise.flatten(0, 1)  # (N * B, n_past - 1, Z)
                 if self.posterior is not None:
-                    q, _ = self.posterior(h[:, 1:])
+                    q, _ = self.posterior(self.with_actions(h[:, 1:], actions))
                     z = Gaussian(*(repeat(x, "b t z -> (n b) t z", n=n_samples) for x in q)).sample(z)
                 if self.prior is not None:
-                    _, prior = self.prior(h[:, :-1])
+                    _, prior = self.prior(self.with_actions(h[:, :-1], actions))
                     prior = tuple(repeat(s, "b l r -> (n b) l r", n=n_samples) for s in prior)
-                _, predictor = self.frame_predictor(repeat(h[:, :-1], "b t g -> (n b) t g", n=n_samples), z)
+                given = self.with_actions(z, _for_samples(actions, n_samples))
+                _, predictor = self.frame_predictor(repeat(h[:, :-1], "b t g -> (n b) t g", n=n_samples), given)
             h = repeat(h[:, -1:], "b 1 g -> (n b) 1 g", n=n_samples)
         return State(None, h, skip_terms, predictor, prior)
 
-    def step(self, state: State, noise: Tensor) -> tuple[Tensor, State]:
+    def step(self, state: State, noise: Tensor, actions: Tensor | None = None) -> tuple[Tensor, State]:
         """See `VideoModel.step`. The mean of the predicted frame is what the next step encodes."""
         _, h, skip_terms, predictor, prior = state
         if state.frame is not None:
@@ -117,10 +125,11 @@ class SVG(VideoModel[State]):
                 skip_terms = self.decoder.skip_terms([skip[0] for skip in skips])
         with float32(noise):
             z = noise[:, None]  # (N * B, 1, Z)
+            action = None if actions is None else actions[:, None]  # (N * B, 1, A)
             if self.prior is not None:
-                p, prior = self.prior(h, prior)
+                p, prior = self.prior(self.with_actions(h, action), prior)
                 z = p.sample(z)
-            g, predictor = self.frame_predictor(h, z, predictor)
+            g, predictor = self.frame_predictor(h, self.with_actions(z, action), predictor)
         params = self.decoder(g[:, 0], skip_terms)  # (N * B, param_channels, H, W)
         return params, State(self.likelihood.mean(params), None, skip_terms, predictor, prior)
 
@@ -133,6 +142,11 @@ class SVG(VideoModel[State]):
         h, skips = self.encoder(frames.flatten(0, 1))
         h = h.to(self.frame_predictor.embed.weight.dtype).unflatten(0, frames.shape[:2]).transpose(0, 1)
         return h, [skip.unflatten(0, frames.shape[:2]) for skip in skips]
+
+
+def _for_samples(actions: Tensor | None, n_samples: int) -> Tensor | None:
+    """(B, F, A) -> (N * B, F, A), sample n of video b in row n * B + b."""
+    return None if actions is None else actions.repeat(n_samples, 1, 1)
 
 
 def _cut(frames: Tensor, front: int, back: int) -> Tensor:

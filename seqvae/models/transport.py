@@ -146,7 +146,9 @@ class Transport(VideoModel[TransportState]):
 
     # ---- the seam
 
-    def forward(self, video: Tensor, noise: Tensor, n_past: int | None = None) -> Prediction:
+    def forward(
+        self, video: Tensor, noise: Tensor, n_past: int | None = None, actions: Tensor | None = None
+    ) -> Prediction:
         """See `VideoModel.forward`. Each sample has its own q and p, which see earlier z in the velocities."""
         n_samples = noise.shape[0]
         _, pictures, q, p, z = self._follow(video, noise, n_past or self.n_past)
@@ -155,11 +157,13 @@ class Transport(VideoModel[TransportState]):
             q, p = (Gaussian(*(x.unflatten(0, (n_samples, -1)) for x in g)) for g in (q, p))
         return Prediction(params.unflatten(0, (n_samples, -1)), q, p, z.unflatten(0, (n_samples, -1)))
 
-    def start(self, context: Tensor, noise: Tensor) -> TransportState:
+    def start(self, context: Tensor, noise: Tensor, actions: Tensor | None = None) -> TransportState:
         """See `VideoModel.start`."""
         return self._follow(context, noise, context.shape[1])[0]
 
-    def step(self, state: TransportState, noise: Tensor) -> tuple[Tensor, TransportState]:
+    def step(
+        self, state: TransportState, noise: Tensor, actions: Tensor | None = None
+    ) -> tuple[Tensor, TransportState]:
         """See `VideoModel.step`."""
         z = noise.unflatten(-1, (self.layers, -1))  # (R, L, z_dim)
         with float32(noise):

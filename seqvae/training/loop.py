@@ -5,7 +5,7 @@ import contextlib
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from seqvae.training import checkpoint
 from seqvae.training.logger import Logger
 from seqvae.training.state import TrainState
 from seqvae.training.step import BATCHES, step_rng, train_step
+from seqvae.training.terms import actions_of
 from seqvae.training.validation import note_validation, sample_pictures, validate
 
 Source = Callable[[list[int]], Tensor]  # clip indices -> uint8 (B, T, C, H, W) on the device
@@ -113,16 +114,22 @@ class Interval:
         self.since += time.perf_counter() - start
 
 
-def batches(state: TrainState, clips: Dataset, source: Source | None) -> Iterator[Tensor]:
-    """This process's clips of every step from state.step on, uint8 (B, T, C, H, W) on the device.
+def batches(state: TrainState, clips: Dataset, source: Source | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """This process's clips of every step from state.step on, uint8 (B, T, C, H, W), and their actions, on the device.
 
     On CUDA the copy of a batch overlaps with the step before it, which the GPU is still computing.
     """
     cfg, device = state.cfg, state.device
     steps = range(state.step, cfg.optim.steps)
     sampler = StepSampler(len(clips), cfg.optim.batch_size, cfg.run.seed, steps)
+
+    def with_actions(videos: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        # A function of the indices, so this process reads them, whatever loads the pictures.
+        for indices, video in zip(sampler, videos):
+            yield video, actions_of(state.model, clips, indices, state.n_predicted)
+
     if source is not None:
-        yield from map(source, sampler)
+        yield from with_actions(map(source, sampler))
         return
     atexit.register(_kill_workers)
     loader = DataLoader(
@@ -133,15 +140,15 @@ def batches(state: TrainState, clips: Dataset, source: Source | None) -> Iterato
         pin_memory=device.type == "cuda",
     )
     if device.type != "cuda":
-        yield from loader
+        yield from with_actions(loader)
         return
     copying, computing = torch.cuda.Stream(device), torch.cuda.current_stream(device)
-    for batch in loader:
+    for batch, actions in with_actions(loader):
         with torch.cuda.stream(copying):
             batch = batch.to(device, non_blocking=True)
         computing.wait_stream(copying)
         batch.record_stream(computing)  # its memory is free when the step is done, not the copy
-        yield batch
+        yield batch, actions
 
 
 def run(
@@ -170,8 +177,8 @@ def run(
             stack.enter_context(context)
         while state.step < cfg.optim.steps:
             with interval.waiting():
-                batch = next(clips)
-            numbers = train_step(state, as_float(batch, state.device))
+                batch, actions = next(clips)
+            numbers = train_step(state, as_float(batch, state.device), actions)
             interval.add(numbers, cfg.optim.batch_size * state.n_predicted)
             bar.update()
             step, done = state.step, state.step == cfg.optim.steps

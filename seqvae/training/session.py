@@ -30,6 +30,7 @@ from seqvae.training.state import TrainState
 from seqvae.weights import read_state
 
 UNFINISHED = 75  # exit code after SIGTERM: sysexits.h's "temporary failure, try again"
+ACTION_CLIPS = 4096  # training clips whose actions say how large actions are
 LoadDataset = Callable[..., Dataset]  # datasets.load_dataset
 DeviceBatches = Callable[[Dataset, torch.device], object]  # datasets.on_device.device_batches
 
@@ -99,7 +100,13 @@ def prepare(cfg: RunConfig, device: torch.device, load_dataset: LoadDataset) -> 
     train_clips, valid_clips = distributed.on_all(
         lambda: [load_dataset(split=split, **data.arguments()) for split in ("train", "valid")]
     )
+    check_actions(cfg, train_clips)
     trainer = build_trainer(cfg, train_clips.channels, device)
+    if cfg.model.actions:
+        actions = distributed.on_all(lambda: train_clips.actions(range(min(ACTION_CLIPS, len(train_clips)))))
+        for model in (trainer.model, trainer.ema):
+            if model is not None:
+                model.action_scale.fit(actions)
     saved, note = distributed.on_main(lambda: saved_state(Path(cfg.run_dir)))
     if saved is not None:
         distributed.on_all(lambda: trainer.load_state_dict(saved))
@@ -111,6 +118,14 @@ def prepare(cfg: RunConfig, device: torch.device, load_dataset: LoadDataset) -> 
     for line in cfg.objective.announcement(dims=train_clips.channels * data.image_size**2):
         distributed.say(line)
     return trainer, train_clips, valid_clips
+
+
+def check_actions(cfg: RunConfig, clips: Dataset) -> None:
+    """ValueError for a model that expects other actions than the data has."""
+    asked, has = cfg.model.actions, getattr(clips, "action_size", 0)
+    if asked not in (0, has):
+        found = f"actions of {cfg.data.name} have {has} numbers" if has else f"{cfg.data.name} has none"
+        raise ValueError(f"model.actions is {asked}, and {found}; pass {has}")
 
 
 def check_sizes(cfg: RunConfig) -> None:
@@ -217,12 +232,14 @@ def dry_run(cfg: RunConfig, load_dataset: LoadDataset) -> None:
     check_sizes(cfg)
     data = cfg.data
     clips = load_dataset(split="train", **data.arguments())
+    check_actions(cfg, clips)
     model = build_model(cfg, clips.channels)
     print(json.dumps(to_json(cfg), indent=1))
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     video = torch.rand(1, data.seq_len, clips.channels, data.image_size, data.image_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(video, torch.randn(cfg.objective.n_importance, 1, data.n_drawn, model.z_dim))
+        noise = torch.randn(cfg.objective.n_importance, 1, data.n_drawn, model.z_dim)
+        model.eval()(video, noise, None, torch.zeros(1, data.n_drawn, model.n_actions))
     flops = 3 * cfg.optim.batch_size * counter.get_total_flops()  # the backward pass costs twice the forward one
     n_weights = sum(sizes.values())
     megabytes = 16 * n_weights / 1e6  # weight, gradient and Adam's two moments, 4 bytes each

@@ -33,7 +33,7 @@ def learning_rate(cfg: OptimConfig, step: int) -> float:
     return cfg.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def train_step(state: TrainState, video: Tensor) -> dict[str, Tensor]:
+def train_step(state: TrainState, video: Tensor, actions: Tensor | None = None) -> dict[str, Tensor]:
     """Take one optimizer step; returns detached numbers of the whole batch, on the device, NaN if skipped.
 
     A step whose loss or gradient is not finite is skipped entirely: weights, optimizer, norm statistics, multiplier and
@@ -42,13 +42,14 @@ def train_step(state: TrainState, video: Tensor) -> dict[str, Tensor]:
 
     Args:
         video: (B, T, C, H, W) floats, this process's clips of the batch (`distributed.shard`).
+        actions: (B, F, A) of these clips, for a model that takes them.
     """
     model, objective, optim = state.model.train(), state.objective.train(), state.cfg.optim
     buffers = [*model.buffers(), *objective.buffers()]
     before = [buffer.clone() for buffer in buffers]
 
     state.optimizer.zero_grad(set_to_none=True)
-    loss, numbers = _backward(state, video)
+    loss, numbers = _backward(state, video, actions)
     norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     finite = torch.isfinite(loss) & torch.isfinite(norm)
 
@@ -74,7 +75,7 @@ def train_step(state: TrainState, video: Tensor) -> dict[str, Tensor]:
     return {name: torch.where(finite, value, math.nan) for name, value in numbers.items()}
 
 
-def _backward(state: TrainState, video: Tensor) -> tuple[Tensor, Numbers]:
+def _backward(state: TrainState, video: Tensor, actions: Tensor | None) -> tuple[Tensor, Numbers]:
     """Leave the gradient of the whole batch's loss in the weights; returns that loss, detached, and its numbers.
 
     The loss may depend on the batch as a whole (an analytic sigma, free bits), and no process and no pass of
@@ -94,9 +95,10 @@ def _backward(state: TrainState, video: Tensor) -> tuple[Tensor, Numbers]:
 
     videos, noises = video.tensor_split(n_passes), noise.tensor_split(n_passes, dim=1)
     uniforms = [None] * n_passes if uniform is None else uniform[own].tensor_split(n_passes)
+    led = [None] * n_passes if actions is None else actions.tensor_split(n_passes)
 
     def statistics(i: int) -> Statistics:
-        options = {"uniform": uniforms[i], "amp": state.amp, "network": state.network}
+        options = {"uniform": uniforms[i], "actions": led[i], "amp": state.amp, "network": state.network}
         return frame_statistics(model, videos[i], noises[i], **options)[1]
 
     if n_passes == 1:

@@ -3,8 +3,11 @@
 Shapes: K importance samples, B videos, F predicted frames, Z latents.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from seqvae.likelihoods.base import Statistics, bits_offset, dequantise
 from seqvae.models import Prediction, VideoModel
@@ -19,6 +22,7 @@ def frame_statistics(
     uniform: Tensor | None = None,
     amp: bool = False,
     n_past: int | None = None,
+    actions: Tensor | None = None,
     network: nn.Module | None = None,
 ) -> tuple[Prediction, Statistics]:
     """Run the model and reduce each frame to a few numbers; reductions run outside autocast.
@@ -29,6 +33,7 @@ def frame_statistics(
         uniform: (B, F, C, H, W) in [0, 1): dequantises the frames that are scored. The model sees the original ones.
         amp: run the model under bfloat16 autocast.
         n_past: observed frames of a video; None: as many as in training.
+        actions: (B, F, A), of a model that takes them.
         network: wrapper of the model to call in its place.
 
     Returns:
@@ -36,7 +41,7 @@ def frame_statistics(
         own, (K, B, F) each. Float64, with the batch as the second axis, so that parts of a batch can be joined.
     """
     with torch.autocast(video.device.type, torch.bfloat16, enabled=amp):
-        out = (network or model)(video, noise, n_past)
+        out = (network or model)(video, noise, n_past, actions)
     frames = video[:, -noise.shape[2] :]
     if uniform is not None:
         frames = dequantise(frames, uniform)
@@ -75,10 +80,22 @@ def batch_terms(
     uniform: Tensor | None = None,
     amp: bool = False,
     n_past: int | None = None,
+    actions: Tensor | None = None,
 ) -> tuple[Prediction, Terms]:
     """Model output and terms of a batch that is in one piece; arguments as in `frame_statistics` and `complete`."""
-    out, statistics = frame_statistics(model, video, noise, uniform=uniform, amp=amp, n_past=n_past)
+    given = {"uniform": uniform, "amp": amp, "n_past": n_past, "actions": actions}
+    out, statistics = frame_statistics(model, video, noise, **given)
     return out, complete(model, statistics, mask, dequantised=uniform is not None)
+
+
+def actions_of(model: VideoModel, clips: Dataset, indices: Sequence[int], n_frames: int) -> Tensor | None:
+    """(B, n_frames, A) float32 on the model's device: what leads to the first predicted frames of these clips.
+
+    None for a model that takes no actions.
+    """
+    if not model.n_actions:
+        return None
+    return clips.actions(indices)[:, :n_frames].to(model.action_scale.mean.device)
 
 
 def join(parts: list[Statistics]) -> Statistics:

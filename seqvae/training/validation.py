@@ -11,7 +11,7 @@ from seqvae.diagnostics import active_units
 from seqvae.gaussian import Gaussian, keyed_noise
 from seqvae.objectives import bits_per_dim, iwae_bound, masked_mean, sum_frames
 from seqvae.training.state import TrainState
-from seqvae.training.terms import complete, frame_statistics, join
+from seqvae.training.terms import actions_of, complete, frame_statistics, join
 from seqvae.visualize import Panel, write_animation_grid, write_strip
 
 N_SAMPLE_VIDEOS, N_SAMPLE_IMAGES = 4, 12  # shown in a sample picture
@@ -36,7 +36,8 @@ def validate(state: TrainState, clips: Dataset) -> dict[str, float | list[float]
         noise = keyed_noise(seed, chosen, range(state.n_importance), state.n_predicted, model.z_dim).to(state.device)
         uniform = state.dequantisation_noise(video, len(video), generator)
         dequantised = uniform is not None
-        out, statistics = frame_statistics(model, video, noise, uniform=uniform, amp=state.amp)
+        actions = actions_of(model, clips, chosen, state.n_predicted)
+        out, statistics = frame_statistics(model, video, noise, uniform=uniform, actions=actions, amp=state.amp)
         parts.append(statistics)
         if model.has_latent:
             latents.append(out.first_latents())
@@ -88,8 +89,9 @@ def sample_pictures(state: TrainState, clips: Dataset, folder: Path) -> Path:
     noise = noise.to(state.device)
     name = f"step_{state.step:07d}"
     context = video[:, :n_past]
-    futures = model.rollout(context, video.shape[1] - n_past, noise)
-    posterior = torch.cat([video[:, : -state.n_predicted], model.reconstruct(video, noise[0])], dim=1)
+    actions = actions_of(model, clips, range(len(video)), state.n_predicted)
+    futures = model.rollout(context, video.shape[1] - n_past, noise, actions)
+    posterior = torch.cat([video[:, : -state.n_predicted], model.reconstruct(video, noise[0], actions=actions)], dim=1)
     columns = [("truth", video, False), ("posterior", posterior, False)]
     columns += [(f"sample {i + 1}", torch.cat([context, future], dim=1), True) for i, future in enumerate(futures)]
     if n_past == 0:

@@ -1,0 +1,174 @@
+"""A model that is told what the robot does: another action, another future."""
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+import evaluate
+import predict
+import seqvae
+import train
+from datasets import load_dataset
+from seqvae.config import MovingMnistConfig, RunConfig
+from seqvae.models import VideoModel
+from seqvae.models.base import ActionScale
+from seqvae.training.session import check_actions
+from tests.families import build, clips, noise, small
+
+SIZE, STEP = 64, 8  # px
+
+
+def commands(n: int, seed: int) -> np.ndarray:
+    """(N, 30, 4) float32: a hundredth to the left or right, two numbers that mean nothing, and a constant."""
+    rng = np.random.default_rng(seed)
+    moves = rng.choice([-0.01, 0.01], (n, 30, 1))
+    return np.concatenate([moves, rng.normal(size=(n, 30, 2)), np.ones((n, 30, 1))], -1).astype(np.float32)
+
+
+def obey(actions: np.ndarray) -> np.ndarray:
+    """(N, 30, 64, 64, 3) uint8: a bar that goes STEP px where it is told, from the middle, around the edges."""
+    told = np.round(100 * actions[:, :-1, 0]).astype(int).cumsum(1)
+    at = SIZE // 2 + STEP * np.concatenate([np.zeros_like(told[:, :1]), told], 1)  # (N, 30)
+    bars = np.where((np.arange(SIZE) - at[..., None]) % SIZE < 20, 255, 0).astype(np.uint8)  # (N, 30, 64)
+    return np.broadcast_to(bars[:, :, None, :, None], (*at.shape, SIZE, SIZE, 3))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Arrays in the layout of rendered pushing."""
+    folder = tmp_path_factory.mktemp("data")
+    for split, n in (("train", 80), ("test", 4)):
+        actions = commands(n, seed=n)
+        np.save(folder / f"pushing_{split}.npy", obey(actions))
+        np.save(folder / f"pushing_{split}_actions.npy", actions)
+        np.save(folder / f"pushing_{split}_positions.npy", actions[..., :3])
+    return folder
+
+
+def flags(root, run_dir, steps):
+    sizes = ["--model.width", "8", "--model.g-dim", "32", "--model.rnn-size", "64", "--model.z-dim", "2"]
+    return [
+        *("pushing-sigma", "--model.actions", "4", *sizes, "--data.root", str(root), "--data.flip", "False"),
+        *("--data.n-future", "3", "--optim.batch-size", "16", "--optim.lr", "3e-3", "--optim.steps", str(steps)),
+        *("--optim.warmup", "10", "--run.n-valid", "4", "--compute.amp", "off", "--run-dir", str(run_dir)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def run_dir(root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "obedient"
+    assert train.main(flags(root, folder, 150)) == 0
+    return folder
+
+
+def obedient(prior: str = "learned", **settings) -> VideoModel:
+    model = build(small("svg", actions=3, prior=prior, **settings))
+    model.action_scale.fit(3 * noise(50, 3) + 1)
+    return model
+
+
+@pytest.mark.parametrize("prior", ["learned", "fixed", "none"])
+@pytest.mark.parametrize("n_past", [1, 3])
+def test_start_and_step_equal_forward_with_actions(prior, n_past):
+    model, n_future = obedient(prior), 3
+    eps, actions = noise(1, 2, n_past - 1 + n_future, model.z_dim), 3 * noise(2, n_past - 1 + n_future, 3) + 1
+    video, stepped = clips(2, n_past), []
+    with torch.no_grad():
+        state = model.start(video, eps[:, :, : n_past - 1], actions[:, : n_past - 1])
+        for t in range(n_past - 1, n_past - 1 + n_future):
+            params, state = model.step(state, eps[0, :, t], actions[:, t])
+            stepped.append(params)
+            video = torch.cat([video, model.likelihood.mean(params)[:, None]], dim=1)
+        as_posterior = eps.clone()  # the noise with which the posterior draws the latents that the prior drew
+        if latents := model(video, eps, n_past, actions).first_latents():
+            q, p = latents
+            z = p.mu + (p.logvar / 2).exp() * eps[0]
+            as_posterior[0, :, n_past - 1 :] = ((z - q.mu) / (q.logvar / 2).exp())[:, n_past - 1 :]
+        out = model(video, as_posterior, n_past, actions)
+    assert_close(out.params[0, :, n_past - 1 :], torch.stack(stepped, dim=1), atol=1e-5, rtol=1e-5)
+
+
+def test_predictions_with_actions_do_not_depend_on_the_other_videos_or_samples():
+    model = obedient()
+    video, eps, actions = clips(4, 2), noise(3, 4, 4, model.z_dim), noise(4, 4, 3)
+    together = model.rollout(video, 3, eps, actions)
+    assert_close(together[1, 2], model.rollout(video[2:3], 3, eps[1:2, 2:3], actions[2:3])[0, 0], atol=1e-6, rtol=0)
+
+
+def test_an_action_changes_the_frames_that_follow_it_and_no_earlier_ones():
+    model = obedient()
+    video, eps, actions = clips(1, 2), noise(1, 1, 5, model.z_dim), noise(1, 5, 3)
+    other = actions.clone()
+    other[:, 3] += 3  # leads to the third predicted frame
+    a, b = (model.rollout(video, 4, eps, given)[0, 0] for given in (actions, other))
+    assert a[:2].equal(b[:2]) and ((a - b)[2:].abs().amax((1, 2, 3)) > 1e-4).all()
+
+
+def test_the_unit_of_actions_does_not_matter_and_constants_do_not_blow_up():
+    actions = noise(40, 6, 3) * torch.tensor([1.0, 50.0, 0.0]) + 7
+    scale, other = ActionScale(3), ActionScale(3)
+    scale.fit(actions)
+    other.fit(1000 * actions)
+    assert_close(scale(actions), other(1000 * actions), atol=1e-4, rtol=0, check_dtype=False)
+    assert_close(scale(actions).std((0, 1), correction=0), torch.tensor([1.0, 1.0, 0.0]).double(), check_dtype=False)
+
+
+def test_a_model_without_actions_has_the_weights_it_had():
+    names = build(small("svg")).state_dict().keys()
+    assert obedient().state_dict().keys() - names == {"action_scale.mean", "action_scale.std"}
+
+
+def test_the_trained_model_does_as_it_is_told(run_dir, root):
+    """Under the actions that were taken its futures are nearer to the truth than under the opposite ones."""
+    run = seqvae.load_run(run_dir, device="cpu")
+    clips = load_dataset("pushing", root, "test", seq_len=5)
+    video = torch.stack(clips.__getitems__(range(4))).movedim(2, -1).numpy()  # (B, T, H, W, C)
+    actions = clips.actions(range(4))[:, :4].numpy()
+    opposite = actions * np.float32([-1, 1, 1, 1])
+    errors = []
+    for given in (actions, opposite):
+        futures = run.predict(video[:, :2], 3, 1, actions=given)
+        errors.append(np.square(futures[0] / 255.0 - video[:, 2:] / 255.0).mean())
+    assert errors[0] < 0.5 * errors[1], errors
+    alone = run.predict(video[1, :2], 3, 1, actions=actions[1])
+    assert alone.shape == (1, 3, 64, 64, 3)
+    honest, lying = (run.score(video, actions=given).nats.sum() for given in (actions, opposite))
+    assert honest < lying
+    assert run.encode(video, actions=actions).mean.shape == (4, 4, 2)
+
+
+def test_the_scale_is_that_of_the_training_clips_and_kept(run_dir):
+    scale = seqvae.load_run(run_dir, device="cpu").model.action_scale
+    assert scale.std[0] == pytest.approx(0.01, rel=0.05) and scale.std[3] == 1
+    assert scale.mean[3] == pytest.approx(1)
+
+
+def test_evaluation_uses_the_true_actions_and_a_clip_has_none(run_dir, capsys):
+    assert (
+        evaluate.main([str(run_dir), "--n-samples", "2", "--n-videos", "2", "--n-importance", "1", "--lpips", "off"])
+        == 0
+    )
+    assert predict.main([str(run_dir), str(run_dir / "evaluation/own/gifs/video_000.gif")]) == 2
+    assert "takes actions, and a clip holds none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "actions, message",
+    [
+        (None, r"this model takes actions; pass actions=, numbers of shape \(4, 4\), or \(1, 4, 4\) for a batch"),
+        (np.zeros((3, 4)), r"actions are \(3, 4\) float64, expected numbers of shape \(4, 4\)"),
+        (np.zeros((4, 3)), r"actions are \(4, 3\) float64"),
+        (np.full((4, 4), np.nan), "actions hold NaN"),
+        ([["a"] * 4] * 4, r"actions are \(4, 4\) <U1"),
+    ],
+)
+def test_actions_that_do_not_fit_are_refused(actions, message, run_dir):
+    with pytest.raises(ValueError, match=message):
+        seqvae.load_run(run_dir, device="cpu").predict(np.zeros((2, 64, 64, 3), np.uint8), 3, actions=actions)
+
+
+def test_data_without_such_actions_is_refused():
+    clips = load_dataset("digits", None, "train", seq_len=15)
+    with pytest.raises(ValueError, match="model.actions is 4, and moving_mnist has none; pass 0"):
+        check_actions(RunConfig(data=MovingMnistConfig(), model=small("svg", actions=4)), clips)
