@@ -18,7 +18,7 @@ from numpy import ndarray
 from datasets import load_dataset
 from datasets.digits import bouncing
 
-MOST, LEAST = 300, 1e-9
+MOST, LEAST = 300, 1e-6
 N_FRAMES, N_PAST = 25, 5
 
 

@@ -27,7 +27,7 @@ from seqvae.models.base import Prediction, VideoModel, float32
 EDGE = 1 / 512  # pictures lie in [EDGE, 1 - EDGE], half a grey level, so that their logits are finite
 LOGVAR_RANGE = 8.0  # of the latents, reached smoothly
 PRIOR_LR = 3.0  # learning rate of the prior over that of the rest
-SNAPS = 3  # times that a velocity is pulled towards whole pixels per frame; three bring 0.3 px down to 0.003
+SNAPS = 8  # times that a velocity is pulled towards whole pixels per frame: nearly all end at one
 PATCH = 4  # the write gate works on patches of 4x4 pixels
 
 
@@ -140,7 +140,7 @@ class Transport(VideoModel[TransportState]):
             _scale(self.prior.head, 0.3)
         self.frame_predictor = Core(features + z_dim, cfg.rnn_size, 6)
         _scale(self.frame_predictor.head, 0.01)  # velocities start out nearly constant
-        self.snap = nn.Parameter(torch.tensor(0.5))  # in [0, 1]: how strongly velocities are pulled to whole pixels
+        self.snap = nn.Parameter(torch.tensor(0.2))  # in [0, 1]: how strongly velocities are pulled to whole pixels
         self.head = ParameterHead(likelihood, channels)
         self.likelihood = likelihood
 
