@@ -268,8 +268,14 @@ def test_processes_share_the_clips_of_a_step_whatever_their_number(monkeypatch):
     "variables, words",
     [
         ({"WORLD_SIZE": "2"}, "RANK and MASTER_ADDR and MASTER_PORT not set"),
-        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}, "RANK 2 and WORLD_SIZE 2 are no"),
-        ({"RANK": "a", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}, "RANK a and WORLD_SIZE 2 are no"),
+        (
+            {"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"},
+            "RANK 2 and WORLD_SIZE 2 describe no",
+        ),
+        (
+            {"RANK": "a", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"},
+            "RANK a and WORLD_SIZE 2 describe no",
+        ),
     ],
 )
 def test_half_a_launch_is_one_message(variables, words, monkeypatch, capsys, tmp_path):

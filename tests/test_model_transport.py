@@ -46,6 +46,16 @@ def test_what_leaves_the_picture_does_not_come_back_on_the_other_side():
     assert moved(model, canvas, [-2, 0]).sum() < 1e-5
 
 
+def test_snaps_are_one_pull_as_many_times():
+    once, often = (build(dataclasses.replace(small("transport"), snaps=snaps)) for snaps in (1, 5))
+    velocity = torch.linspace(-2, 2, 41, dtype=torch.float64).view(1, 41, 1).repeat(1, 1, 2)
+    expected = velocity
+    for _ in range(5):
+        expected = once._snapped(expected)
+    assert_close(often._snapped(velocity), expected)
+    assert not torch.allclose(once._snapped(velocity), expected, atol=1e-2)
+
+
 def test_velocities_snap_to_whole_pixels_with_a_slope_of_at_most_one():
     model = build(small("transport"))
     model.snap.data.fill_(1.0)

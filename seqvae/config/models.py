@@ -86,12 +86,15 @@ class TransportConfig(ModelConfig):
     rnn_size: int = 192  # hidden units of prior, posterior and frame predictor, which serve all layers
     width: int = 32  # channels of the network that writes the context onto the canvases
     max_displacement: int = 5  # pixels per frame and axis
+    snaps: int = (
+        3  # times a frame that velocities are pulled towards whole pixels; more: sharper futures of a trained model
+    )
 
     def __post_init__(self) -> None:
         if not self.has_latent:
             self.refuse("is not used with model.prior none", "z_dim")
         self.require(">= 2, for when and how velocities change", lambda value: value >= 2, "z_dim")
-        self.require_positive("layers", "rnn_size", "width", "max_displacement")
+        self.require_positive("layers", "rnn_size", "width", "max_displacement", "snaps")
 
     @property
     def has_latent(self) -> bool:

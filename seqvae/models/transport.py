@@ -27,7 +27,6 @@ from seqvae.models.base import Prediction, VideoModel, float32
 EDGE = 1 / 512  # pictures lie in [EDGE, 1 - EDGE], half a grey level, so that their logits are finite
 LOGVAR_RANGE = 8.0  # of the latents, reached smoothly
 PRIOR_LR = 3.0  # learning rate of the prior over that of the rest
-SNAPS = 8  # times that a velocity is pulled towards whole pixels per frame: nearly all end at one
 PATCH = 4  # the write gate works on patches of 4x4 pixels
 
 
@@ -112,7 +111,7 @@ class Transport(VideoModel[TransportState]):
     ) -> None:
         z_dim = cfg.z_dim if cfg.has_latent else 0  # per layer
         super().__init__(channels=channels, image_size=image_size, n_past=n_past, z_dim=cfg.layers * z_dim)
-        self.layers, self.reach, self.rnn_size = cfg.layers, cfg.max_displacement, cfg.rnn_size
+        self.layers, self.reach, self.rnn_size, self.snaps = cfg.layers, cfg.max_displacement, cfg.rnn_size, cfg.snaps
         self.register_buffer("displacements", torch.arange(-self.reach, self.reach + 1.0), persistent=False)
         self.register_buffer("pixels", torch.arange(image_size) - (image_size - 1) / 2, persistent=False)
         shift = torch.arange(image_size)[:, None] - torch.arange(image_size)  # row moved to minus row moved from
@@ -140,7 +139,7 @@ class Transport(VideoModel[TransportState]):
             _scale(self.prior.head, 0.3)
         self.frame_predictor = Core(features + z_dim, cfg.rnn_size, 6)
         _scale(self.frame_predictor.head, 0.01)  # velocities start out nearly constant
-        self.snap = nn.Parameter(torch.tensor(0.2))  # in [0, 1]: how strongly velocities are pulled to whole pixels
+        self.snap = nn.Parameter(torch.tensor(0.5))  # in [0, 1]: how strongly velocities are pulled to whole pixels
         self.head = ParameterHead(likelihood, channels)
         self.likelihood = likelihood
 
@@ -307,7 +306,7 @@ class Transport(VideoModel[TransportState]):
         it counts as 1.
         """
         snap = self.snap.clamp(0, 1)
-        for _ in range(SNAPS):
+        for _ in range(self.snaps):
             v = velocity.detach()
             slope = (1 - snap.detach() * (2 * math.pi * v).cos()).clamp(max=1)
             velocity = v - snap * (2 * math.pi * v).sin() / (2 * math.pi) + slope * (velocity - v)
