@@ -101,7 +101,14 @@ def test_only_what_changes_no_number_may_differ_on_resume():
         "data": {"root": "elsewhere", "n_past": 3, "n_future": 4, "image_size": 128, "seed": 1, "glyphs": "drawn"}
         | {"digit_size": 32, "n_digits": 1, "deterministic": True, "min_speed": 1, "max_speed": 2},
         "model": {"norm": "group", "prior": "fixed", "width": 8, "g_dim": 8, "rnn_size": 8, "predictor_layers": 1}
-        | {"z_dim": 3, "posterior_layers": 2, "prior_layers": 2, "last_frame_skip": True, "network": "vgg"},
+        | {
+            "z_dim": 3,
+            "posterior_layers": 2,
+            "prior_layers": 2,
+            "last_frame_skip": True,
+            "network": "vgg",
+            "actions": 4,
+        },
         "objective": {"tolerance": 0.2, "decay": 0.9, "step_size": 0.1, "per_frame": True, "lambda_init": 2.0}
         | {"rule": "adaptive", "loss_on": "future"},
         "optim": {"steps": 7, "batch_size": 7, "accumulate": 2, "lr": 0.1, "beta2": 0.9, "schedule": "cosine"}

@@ -86,9 +86,7 @@ class TransportConfig(ModelConfig):
     rnn_size: int = 192  # hidden units of prior, posterior and frame predictor, which serve all layers
     width: int = 32  # channels of the network that writes the context onto the canvases
     max_displacement: int = 5  # pixels per frame and axis
-    snaps: int = (
-        3  # times a frame that velocities are pulled towards whole pixels; more: sharper futures of a trained model
-    )
+    snaps: int = 3  # pulls of velocities towards whole pixels per frame; more: sharper futures of a trained model
 
     def __post_init__(self) -> None:
         if not self.has_latent:
