@@ -190,7 +190,7 @@ def test_the_breakdowns_row_of_all_videos_is_the_evaluation(mnist_root, tmp_path
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["nowhere"], "nowhere is no run folder"),
+        (["nowhere"], "nowhere is neither a run folder"),
         (["smmnist-transport", "--n-videos=5001"], "srvp-2020 has 5000 videos, got 5001"),
         (["smmnist-transport", "--n-samples=0"], "srvp-2020 has 100 samples, got 0"),
     ],

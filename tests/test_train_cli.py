@@ -268,7 +268,7 @@ def test_a_run_can_start_from_anothers_weights(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "there and" in error and "--model flags" in error and not (tmp_path / "c").exists()
     assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path / "d"), "--init-from", str(tmp_path / "none")]) == 2
-    assert "is no run folder and no name of pretrain" in capsys.readouterr().err
+    assert "is neither a run folder nor the name of pretrained" in capsys.readouterr().err
 
 
 def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):

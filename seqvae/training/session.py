@@ -138,7 +138,7 @@ def check_sizes(cfg: RunConfig) -> None:
         + (f", objective.n-importance {k}" if k > 1 else ""),
     )
     sizes = [(f.name, getattr(cfg.model, f.name)) for f in dataclasses.fields(cfg.model)]
-    given = (f"{name.replace('_', '-')} {value}" for name, value in sizes if type(value) is int)
+    given = (f"{name.replace('_', '-')} {value}" for name, value in sizes if type(value) is int and value)
     check_memory(16 * cfg.model.least_weights(), "model." + ", ".join(given))
 
 
