@@ -43,7 +43,7 @@ def training_seconds(run_dir: Path, until: float = math.inf) -> float:
     """Seconds of training up to step `until`, without validation, samples and checkpoints."""
     cfg, metrics = read_config(run_dir), read_metrics(run_dir / "metrics.jsonl")
     lines = [line for line in metrics if "train/frames_per_second" in line and line["step"] <= until]
-    frames = cfg.optim.batch_size * cfg.data.n_drawn  # of a step
+    frames = cfg.optim.batch_size * cfg.data.n_predicted  # of a step
     steps = [b - a for a, b in pairwise([0, *(line["step"] for line in lines)])]
     return sum(n * frames / line["train/frames_per_second"] for n, line in zip(steps, lines, strict=True))
 

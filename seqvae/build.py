@@ -21,7 +21,7 @@ def build_objective(cfg: RunConfig, channels: int) -> Objective:
     """The objective, as it starts."""
     return objectives.build_objective(
         cfg.objective,
-        n_frames=cfg.data.n_drawn,
+        n_frames=cfg.data.n_predicted,
         dims=channels * cfg.data.image_size**2,
         sigma=cfg.likelihood.sigma if cfg.likelihood.fixed_sigma else 1.0,
     )

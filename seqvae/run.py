@@ -130,15 +130,15 @@ class Run:
             actions: for a model that takes them, (T - 1, A) or (B, T - 1, A).
         """
         frames, given = self._video(video)
-        n_drawn = self._n_drawn(frames)
+        n_predicted = self._n_predicted(frames)
         videos, uniform = range(len(frames)), None
-        noise = keyed_noise(_check_seed(seed), videos, [POSTERIOR_KEY], n_drawn, self.model.z_dim).to(self.device)
+        noise = keyed_noise(_check_seed(seed), videos, [POSTERIOR_KEY], n_predicted, self.model.z_dim).to(self.device)
         if self.config.likelihood.dequantise:
-            shape = frames[0, -n_drawn:].shape
+            shape = frames[0, -n_predicted:].shape
             draws = [np.random.default_rng([seed, POSTERIOR_KEY, v]).random(shape, dtype=np.float32) for v in videos]
             uniform = torch.from_numpy(np.stack(draws)).to(self.device)
-        mask = torch.ones(n_drawn, dtype=torch.float64, device=self.device)
-        led = self._actions(actions, frames, n_drawn)
+        mask = torch.ones(n_predicted, dtype=torch.float64, device=self.device)
+        led = self._actions(actions, frames, n_predicted)
         _, terms = batch_terms(self.model, frames, noise, mask, uniform=uniform, n_past=self.n_past, actions=led)
         kl = terms.kl.sum(-1)
         elbo = terms.log_density[0] - kl
@@ -157,7 +157,7 @@ class Run:
             actions: for a model that takes them, (T - 1, A) or (B, T - 1, A).
         """
         frames, given = self._video(video)
-        noise = torch.zeros(1, len(frames), self._n_drawn(frames), self.model.z_dim, device=self.device)
+        noise = torch.zeros(1, len(frames), self._n_predicted(frames), self.model.z_dim, device=self.device)
         out = self.model(frames, noise, self.n_past, self._actions(actions, frames, noise.shape[2]))
         mean = std = out.z[0]
         if out.q is not None:
@@ -221,7 +221,7 @@ class Run:
             raise ValueError("actions hold NaN or infinities, expected finite numbers")
         return torch.from_numpy(given.astype(np.float32)).to(self.device).expand(len(video), -1, -1)
 
-    def _n_drawn(self, video: Tensor) -> int:
+    def _n_predicted(self, video: Tensor) -> int:
         """Frames of a video that the model predicts; ValueError for too few."""
         if video.shape[1] <= self.n_past:
             raise ValueError(

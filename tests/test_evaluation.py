@@ -45,17 +45,17 @@ def test_bounds_equal_those_written_out_video_by_video(name):
     bounds, n_past = measure(name)
     numbers = summarise(bounds, n_past)
     model, clips, _ = models()[name]
-    n_drawn, elbos, log_ws = bounds.kl.shape[1], [], []
+    n_predicted, elbos, log_ws = bounds.kl.shape[1], [], []
     for i in range(5):
         video = clips[i][None].float() / 255
-        log_w = torch.zeros(4, n_drawn, dtype=torch.float64)
+        log_w = torch.zeros(4, n_predicted, dtype=torch.float64)
         for k in range(4):
-            noise = keyed_noise(7, [i], [POSTERIOR_KEY + k], n_drawn, 3)
+            noise = keyed_noise(7, [i], [POSTERIOR_KEY + k], n_predicted, 3)
             with torch.no_grad():
                 out = model(video, noise, 2) if name == "video" else model(video, noise)
             q, p = (Normal(g.mu[0].double(), (g.logvar[0].double() / 2).exp()) for g in (out.q, out.p))
             mean = out.params[0, 0].double().sigmoid()
-            log_px = Normal(mean, 0.2).log_prob(video[0, -n_drawn:].double()).sum((-3, -2, -1))
+            log_px = Normal(mean, 0.2).log_prob(video[0, -n_predicted:].double()).sum((-3, -2, -1))
             z = out.z[0, 0].double()
             log_w[k] = log_px + (p.log_prob(z) - q.log_prob(z)).sum(-1)
             if k == 0:
@@ -74,10 +74,10 @@ def test_bounds_equal_those_written_out_video_by_video(name):
         )
         expected = log_w[..., first:].sum(-1).logsumexp(0)
         assert_close(numbers[f"iwae_4_{part}"]["mean"], (expected - math.log(4)).mean().item(), rtol=1e-5, atol=1e-3)
-    bits = -elbo.sum(1).mean() / n_drawn / 1024 / math.log(2) + math.log2(255)
+    bits = -elbo.sum(1).mean() / n_predicted / 1024 / math.log(2) + math.log2(255)
     assert_close(numbers["bits_per_dim"], bits.item(), rtol=1e-5, atol=1e-5)
     assert not numbers["bits_bound_the_bytes"]
-    assert_close(numbers["rate_nats_per_frame"], sum(numbers["kl_per_frame"]) / n_drawn)
+    assert_close(numbers["rate_nats_per_frame"], sum(numbers["kl_per_frame"]) / n_predicted)
     assert_close(numbers["rate_nats_per_frame"], sum(numbers["kl_per_latent"]))
 
 

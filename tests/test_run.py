@@ -43,7 +43,7 @@ def make_run(folder: Path, family: str = "svg", channels: int = 1, **parts) -> P
     cfg = dataclasses.replace(run_of(cfg, small(family)), **parts)
     model = far_from_start(build_model(cfg, channels))
     model.likelihood.calibrate(0.01)
-    objective = build_objective(cfg.objective, n_frames=cfg.data.n_drawn, dims=channels * cfg.data.image_size**2)
+    objective = build_objective(cfg.objective, n_frames=cfg.data.n_predicted, dims=channels * cfg.data.image_size**2)
     sizes = {"step": 7, "channels": channels, "image_size": cfg.data.image_size}
     state = sizes | {"model": model.state_dict(), "ema": None, "objective": objective.state_dict(), "optimizer": {}}
     checkpoint.save(folder / "checkpoints", state, best=True)

@@ -40,7 +40,7 @@ class DataConfig(Settings):
         return whole | {"image_size": self.image_size, "seed": self.seed} | self.options()
 
     @property
-    def n_drawn(self) -> int:
+    def n_predicted(self) -> int:
         """F, frames of a training clip that the model predicts: all but the first, or the image itself."""
         return self.seq_len - (not self.images)
 

@@ -93,7 +93,10 @@ def failed(cfg: RunConfig, reason: str, code: int = 1, everywhere: bool = True) 
 
 
 def prepare(cfg: RunConfig, device: torch.device, load_dataset: LoadDataset) -> tuple[TrainState, Dataset, Dataset]:
-    """State, from the run folder's last checkpoint if it has one, and training and validation clips; writes nothing."""
+    """State, from the run folder's last checkpoint if it has one, and training and validation clips.
+
+    Nothing is written, but a damaged last.pt that is not resumed from is renamed.
+    """
     data = cfg.data
     distributed.on_main(lambda: check_run_dir(cfg))
     check_sizes(cfg)
@@ -238,8 +241,8 @@ def dry_run(cfg: RunConfig, load_dataset: LoadDataset) -> None:
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     video = torch.rand(1, data.seq_len, clips.channels, data.image_size, data.image_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        noise = torch.randn(cfg.objective.n_importance, 1, data.n_drawn, model.z_dim)
-        model.eval()(video, noise, None, torch.zeros(1, data.n_drawn, model.n_actions))
+        noise = torch.randn(cfg.objective.n_importance, 1, data.n_predicted, model.z_dim)
+        model.eval()(video, noise, None, torch.zeros(1, data.n_predicted, model.n_actions))
     flops = 3 * cfg.optim.batch_size * counter.get_total_flops()  # the backward pass costs twice the forward one
     n_weights = sum(sizes.values())
     megabytes = 16 * n_weights / 1e6  # weight, gradient and Adam's two moments, 4 bytes each

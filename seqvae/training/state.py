@@ -66,7 +66,7 @@ class TrainState:
         if cfg.compute.checkpoint_activations:  # after compiling: it wraps the compiled modules
             recompute_in_backward(model)
         self.network = distributed.parallel(self.model, device)
-        self.n_predicted = cfg.data.n_drawn
+        self.n_predicted = cfg.data.n_predicted
         self.mask = torch.ones(self.n_predicted, dtype=torch.float64, device=device)
         if cfg.objective.loss_on == "future":
             self.mask[: cfg.data.n_past - 1] = 0
