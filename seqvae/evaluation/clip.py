@@ -9,7 +9,7 @@ import torch
 from seqvae import cli
 from seqvae.device import as_float
 from seqvae.evaluation.config import PredictConfig
-from seqvae.evaluation.predictions import POSTERIOR_KEY, BadPredictions
+from seqvae.evaluation.predictions import POSTERIOR_KEY, BadPredictions, as_bytes
 from seqvae.folders import results_folder
 from seqvae.gaussian import keyed_noise
 from seqvae.memory import check_memory
@@ -98,8 +98,8 @@ def reconstruct(run: Run, video: np.ndarray, seed: int) -> np.ndarray:
     """(T, S, S, C) uint8: the first frame, then what the model makes of each frame that it has seen."""
     frames = as_float(torch.from_numpy(video).permute(0, 3, 1, 2)[None], run.device)
     noise = keyed_noise(seed, [0], [POSTERIOR_KEY], len(video) - 1, run.model.z_dim)[0].to(run.device)
-    drawn = run.model.reconstruct(frames, noise, run.n_past)[0]
-    return np.concatenate([video[:1], (255 * drawn).round().byte().permute(0, 2, 3, 1).cpu().numpy()])
+    predicted = as_bytes(run.model.reconstruct(frames, noise, run.n_past)[0])
+    return np.concatenate([video[:1], predicted.permute(0, 2, 3, 1).cpu().numpy()])
 
 
 def picture(frames: np.ndarray) -> np.ndarray:
