@@ -44,7 +44,7 @@ def random_backbones(tmp_path_factory) -> dict[str, Path]:
             for name, shape in shapes.items()
         }
         homes[net] = tmp_path_factory.mktemp(net)
-        file = homes[net] / "hub" / "checkpoints" / BACKBONES[net].url.split("/")[-1]
+        file = homes[net] / "hub" / "checkpoints" / BACKBONES[net].split("/")[-1]
         file.parent.mkdir(parents=True)
         torch.save(state, file)
     return homes
@@ -64,6 +64,11 @@ def no_network(monkeypatch, tmp_path):
 
 def frames(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_backbones_are_fetched_from_where_torchvision_fetches_them():
+    assert BACKBONES["alex"] == torchvision.models.AlexNet_Weights.DEFAULT.url
+    assert BACKBONES["vgg"] == torchvision.models.VGG16_Weights.DEFAULT.url
 
 
 @pytest.mark.parametrize("net", BACKBONES)

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
-from torchvision.datasets import MNIST
 
 from datasets.files import DATA_ERRORS, download_beside, download_command, one_line
 
@@ -28,10 +27,10 @@ MNIST_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-MNIST_GZ = {True: f"{MNIST_FILES[0]}.gz", False: f"{MNIST_FILES[2]}.gz"}  # the images; by `train`
+MNIST_IMAGES = {True: MNIST_FILES[0], False: MNIST_FILES[2]}  # by `train`
 MNIST_SHA256 = {  # of the unpacked files: others packed them again
-    MNIST_GZ[True]: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    MNIST_GZ[False]: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    MNIST_IMAGES[True]: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    MNIST_IMAGES[False]: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
 }
 N_DRAWN = {"train": 3_800, "valid": 200, "test": 1_000}
 
@@ -55,7 +54,7 @@ def mnist(root: str | Path | None, split: str, size: int) -> ndarray:
         raise ValueError("root must be the folder that holds MNIST or receives it, got None")
     root = Path(root)
     try:
-        if not is_unpacked(root) and not all((root / RAW / name).is_file() for name in MNIST_GZ.values()):
+        if not is_unpacked(root) and not all((root / RAW / f"{name}.gz").is_file() for name in MNIST_IMAGES.values()):
             download_mnist(root)
         digits = _read_mnist(root, split != "test")
     except DATA_ERRORS as error:
@@ -73,16 +72,10 @@ def mnist(root: str | Path | None, split: str, size: int) -> ndarray:
 
 @functools.cache
 def _read_mnist(root: Path, train: bool) -> ndarray:
-    digits = MNIST(root, train=train).data.numpy() if is_unpacked(root) else _read_gz(root / RAW / MNIST_GZ[train])
-    expected = (60_000 if train else 10_000, 28, 28)
-    if digits.shape != expected:
-        raise ValueError(f"digits are {digits.shape}, expected {expected}")
-    return digits
-
-
-def _read_gz(path: Path) -> ndarray:
-    """(N, 28, 28) uint8 of a file of images; ValueError if what is in it is not what was published."""
-    content = gzip.decompress(path.read_bytes())
+    """(N, 28, 28) uint8; ValueError if what is in the file is not what was published."""
+    path = root / RAW / MNIST_IMAGES[train]
+    # torchvision reads unpacked files too, but takes two seconds to import.
+    content = path.read_bytes() if is_unpacked(root) else gzip.decompress(Path(f"{path}.gz").read_bytes())
     if hashlib.sha256(content).hexdigest() != MNIST_SHA256[path.name]:
         raise ValueError(f"the SHA-256 of what is in {path.name} is not that of MNIST")
     return np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
@@ -95,6 +88,8 @@ def is_unpacked(root: Path) -> bool:
 
 def download_mnist(root: Path) -> None:
     """Downloads MNIST's four files into root/MNIST/raw, in place of those that are there."""
+    from torchvision.datasets import MNIST
+
     download_beside(root, lambda folder: MNIST(folder, download=True), [RAW / name for name in MNIST_FILES])
 
 

@@ -6,12 +6,12 @@ Srivastava et al. 2015, arXiv:1502.04681. Two digits bounce without chance; ther
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets import MovingMNIST
 
 from datasets.base import ClipDataset, check_int
 from datasets.files import open_array
 
 FILE = Path("MovingMNIST") / "mnist_test_seq.npy"
+URL = "http://www.cs.toronto.edu/~nitish/unsupervised_video/mnist_test_seq.npy"
 SHAPE = (20, 10_000, 64, 64)  # T, N, H, W
 
 
@@ -50,6 +50,5 @@ def mnist_test_seq(
         raise FileNotFoundError(f"mnist_test_seq needs a folder that holds {FILE}; give its root")
     path = Path(root) / FILE
     if not path.is_file():
-        mirror = MovingMNIST._URL
-        raise FileNotFoundError(f"{path} is missing; download {mirror} to it (819 MB)")
+        raise FileNotFoundError(f"{path} is missing; download {URL} to it (819 MB)")
     return MnistTestSeq(path, seq_len)

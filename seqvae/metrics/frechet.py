@@ -17,7 +17,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.video import R3D_18_Weights, r3d_18
 
 from seqvae.distributed import collect
 from seqvae.metrics.frame import check_frames, without_tf32
@@ -136,10 +135,12 @@ def r3d18(device: torch.device | str = "cpu") -> VideoFeatures:
 
     Source: Tran et al. 2018, arXiv:1711.11248.
     """
+    from torchvision.models.video import R3D_18_Weights, r3d_18  # takes a second, and few evaluations ask for it
+
     weights, device = R3D_18_Weights.KINETICS400_V1, torch.device(device)
-    net = load_pretrained(weights, lambda: r3d_18(weights=weights))
+    net = load_pretrained(weights.url, lambda: r3d_18(weights=weights))
     num_features, net.fc = net.fc.in_features, nn.Identity()
-    preset, path = weights.transforms(), weights_file(weights)
+    preset, path = weights.transforms(), weights_file(weights.url)
     return VideoFeatures(
         name="Frechet distance on r3d_18 features",
         definition="512 pooled features of torchvision's r3d_18, 112x112 bilinear, context and prediction; not FVD",

@@ -13,12 +13,15 @@ from urllib.parse import urlparse
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import AlexNet_Weights, VGG16_Weights, WeightsEnum
 
 from seqvae.extras import require
 from seqvae.metrics.frame import score_frames
 
-BACKBONES = {"alex": AlexNet_Weights.DEFAULT, "vgg": VGG16_Weights.DEFAULT}  # ImageNet; 233 and 528 MB
+# Where torchvision gets its ImageNet weights, 233 and 528 MB; torchvision itself takes a second to import.
+BACKBONES = {
+    "alex": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    "vgg": "https://download.pytorch.org/models/vgg16-397923af.pth",
+}
 SMALLEST = {"alex": 31, "vgg": 16}  # px; below, a pooling layer has nothing left
 # Pixel values compared at once. Features of both frames, normalised and squared, take about 13 (alex) and 200 (vgg)
 # values for each: 55 and 105 MB.
@@ -101,38 +104,36 @@ def resize_8_bit(frames: Tensor, size: int) -> Tensor:
     return F.interpolate(levels, (size, size), mode="bilinear", antialias=True).round() / 255
 
 
-def load_pretrained(weights: WeightsEnum, build: Callable[[], nn.Module]) -> nn.Module:
-    """build(), after making sure that torchvision's weights lie where it looks for them.
+def load_pretrained(url: str, build: Callable[[], nn.Module]) -> nn.Module:
+    """build(), after making sure that the weights of `url` lie where torchvision looks for them.
 
     Raises:
         FileNotFoundError: they do not, and the download failed; one line with file, folder, reason and URL.
         ValueError: a file lies there that cannot be read.
     """
-    file = weights_file(weights)
+    file = weights_file(url)
     if not file.exists():
         prefix = torch.hub.HASH_REGEX.search(file.name)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(
-                weights.url, str(file), prefix and prefix.group(1), progress=sys.stderr.isatty()
-            )
+            torch.hub.download_url_to_file(url, str(file), prefix and prefix.group(1), progress=sys.stderr.isatty())
         except (OSError, RuntimeError, http.client.HTTPException) as error:  # no network, wrong hash, broken answer
             raise FileNotFoundError(
                 f"{file.name} is not in {file.parent} and could not be downloaded ({_first_line(error)}); "
-                f"copy it there from {weights.url}"
+                f"copy it there from {url}"
             ) from error
     try:
         return build()
     except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"{file} cannot be read as weights ({_first_line(error)}); delete it and run again, "
-            f"or replace it from {weights.url}"
+            f"or replace it from {url}"
         ) from error
 
 
-def weights_file(weights: WeightsEnum) -> Path:
-    """Where torchvision keeps these weights: torch.hub's checkpoints folder, under TORCH_HOME."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
+def weights_file(url: str) -> Path:
+    """Where torchvision keeps the weights of `url`: torch.hub's checkpoints folder, under TORCH_HOME."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
 
 
 def _first_line(error: Exception) -> str:
