@@ -52,3 +52,14 @@ def trained(tmp_path_factory) -> Path:
                 weight.mul_(2 if "lstm" in name else 12)
         torch.save(state, path)
     return folder
+
+
+@pytest.fixture
+def no_charts(request, monkeypatch) -> None:
+    """Evaluations draw no charts, which take half of their time, unless a test is marked `charts`."""
+    from seqvae.evaluation import results
+    from seqvae.report import plots
+
+    if request.node.get_closest_marker("charts") is None:
+        for module in (plots, results):
+            monkeypatch.setattr(module, "figures", lambda group, alone: [])

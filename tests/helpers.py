@@ -1,16 +1,22 @@
 """Shared by test modules: tiny runs and their flags, comparisons of their states, and processes that run them."""
 
 import dataclasses
+import importlib
 import math
+import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import pytest
 import torch
 
+from seqvae import cli
 from seqvae.config import (
     VARIANTS,
     DigitsConfig,
@@ -156,13 +162,82 @@ def assert_bitwise_equal(a: dict, b: dict) -> None:
 # ---- processes
 
 
-def start(*args: str, **options) -> subprocess.Popen:
-    """train.py in a process of its own."""
+class Forked:
+    """A command in a process forked from this one, with as much of Popen as tests need.
+
+    It starts at once, where a new interpreter takes four seconds to import torch.
+    """
+
+    def __init__(self, program: str, args: tuple[str, ...], env: dict[str, str], new_session: bool) -> None:
+        self.output, self.errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self.returncode: int | None = None
+        main = importlib.import_module(program).main
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                if new_session:
+                    os.setsid()
+                os.environ |= env
+                for stream, file in enumerate((self.output, self.errors), 1):
+                    os.dup2(file.fileno(), stream)
+                sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
+                sys.argv = [f"{program}.py", *args]
+                cli.start(main, orderly=program != "train")
+            except SystemExit as end:
+                os._exit(end.code or 0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(99)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float = 240) -> int:
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > end:
+                self.kill()
+                raise subprocess.TimeoutExpired(str(self.pid), timeout)
+            time.sleep(0.01)
+        return self.returncode
+
+    def communicate(self, timeout: float = 240) -> tuple[str, str]:
+        self.wait(timeout)
+        texts = []
+        for file in (self.output, self.errors):
+            file.seek(0)
+            texts.append(file.read().decode())
+        return tuple(texts)
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def start(program: str, *args: str, new_session: bool = False, **env: str) -> Forked | subprocess.Popen:
+    """`program` ("train", "evaluate") in a process of its own, `env` added to its environment."""
+    if not torch.cuda.is_available():
+        return Forked(program, args, env, new_session)
+    # CUDA does not survive a fork.
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "train.py", *args], cwd=ROOT, **pipes | options)
+    command = [sys.executable, f"{program}.py", *args]
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | env, start_new_session=new_session, **pipes)
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+def start_two(program: str, first: list[str], second: list[str]) -> list[Forked | subprocess.Popen]:
+    """Two processes of one launch."""
+    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    return [start(program, *args, **launch, **rank) for args, rank in zip((first, second), ranks)]
+
+
+def wait_for(condition, process: Forked | subprocess.Popen, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()

@@ -16,6 +16,8 @@ from seqvae.models.base import ActionScale
 from seqvae.training.session import check_actions
 from tests.families import build, clips, noise, small
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 SIZE, STEP = 64, 8  # px
 
 

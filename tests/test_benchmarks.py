@@ -15,6 +15,8 @@ from seqvae.models import SVG
 from seqvae.objectives import build_objective
 from seqvae.training.terms import batch_terms
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 CPU = torch.device("cpu")
 TINY = ["--width=4", "--batch-size=2", "--image-size=32", "--rounds=1", "--threads=1", "--device=cpu"]
 

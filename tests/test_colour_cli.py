@@ -14,6 +14,8 @@ from datasets.bair import convert as convert_bair
 from seqvae.presets import PRESETS
 from tests.data_files import make_bair, write_bair_records
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 TINY = ["--model.width", "2", "--model.g-dim", "8", "--model.rnn-size", "8", "--model.z-dim", "3"]
 TINY += ["--optim.batch-size", "2", "--compute.workers", "0", "--run.n-valid", "1", "--run.log-every", "1"]
 

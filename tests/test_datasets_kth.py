@@ -22,6 +22,8 @@ from datasets.kth import convert as converter
 from seqvae.evaluation.choose import choose_protocol
 from seqvae.presets import PRESETS
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 ACTIONS = ["boxing", "handclapping", "handwaving", "jogging", "running", "walking"]
 PEOPLE = {"train": range(1, 3), "valid": range(3, 4), "test": range(4, 6)}  # of the made archives
 LENGTHS = {1: 41, 2: 25, 3: 30, 4: 44, 5: 40}  # frames, by person

@@ -12,6 +12,8 @@ import train
 from datasets import load_dataset
 from tests.helpers import SIGMA_FLAGS, without
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 
 @pytest.fixture
 def root(tmp_path):

@@ -45,7 +45,18 @@ from seqvae.training.session import UNFINISHED, build_trainer
 from seqvae.training.state import TrainState
 from seqvae.training.step import train_step
 from seqvae.training.terms import batch_terms
-from tests.helpers import TINY, TINY_FLAGS, assert_bitwise_equal, change, combinations, final, flat, free_port, wait_for
+from tests.helpers import (
+    TINY,
+    TINY_FLAGS,
+    assert_bitwise_equal,
+    change,
+    combinations,
+    final,
+    flat,
+    free_port,
+    start_two,
+    wait_for,
+)
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -108,7 +119,8 @@ def join(rank: int, port: int) -> None:
 def two_processes(tmp_path_factory) -> list[dict]:
     """What each of two processes, with 3 and 2 of 5 clips, made of every case."""
     folder = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(one_of_two, (free_port(), folder), nprocs=2)
+    method = "spawn" if torch.cuda.is_available() else "fork"  # CUDA does not survive a fork
+    torch.multiprocessing.start_processes(one_of_two, (free_port(), folder), nprocs=2, start_method=method)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
@@ -327,24 +339,17 @@ def test_clips_made_on_the_device_are_those_of_the_host(tmp_path, capsys):
 # ---- train.py, several times at once
 
 
-def start_two(folder: Path, *flags: str) -> list[subprocess.Popen]:
-    """Two processes started by hand, each with a run folder of its own, so that it shows who writes."""
-    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    processes = []
-    for rank in range(2):
-        command = [sys.executable, "train.py", "demo-svg", *TINY_FLAGS, "--model.norm", "group", *flags]
-        command += ["--run-dir", str(folder / str(rank)), "--compute.timeout", "30"]
-        env = os.environ | launch | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=env, **pipes))
-    return processes
+def two_trainings(folder: Path, *flags: str) -> list:
+    """Each process has a run folder of its own, so that it shows who writes."""
+    command = ["demo-svg", *TINY_FLAGS, "--model.norm", "group", *flags, "--compute.timeout", "30", "--run-dir"]
+    return start_two("train", *([*command, str(folder / str(rank))] for rank in range(2)))
 
 
 def test_a_killed_process_ends_the_others_a_signal_to_one_stops_all_and_one_process_goes_on(tmp_path):
     # The adaptive rule and a cosine aim at the last step, which differs below.
     rule = ("--optim.schedule", "constant", "--objective.rule", "paper")
     checkpoints, flags = tmp_path / "0" / "checkpoints", ("--optim.steps", "100000", *rule)
-    first, second = start_two(tmp_path, *flags)
+    first, second = two_trainings(tmp_path, *flags)
     wait_for((checkpoints / "previous.pt").exists, first)
     second.kill()
     out, err = first.communicate(timeout=60)
@@ -355,7 +360,7 @@ def test_a_killed_process_ends_the_others_a_signal_to_one_stops_all_and_one_proc
 
     metrics = tmp_path / "0" / "metrics.jsonl"
     logged = read_metrics(metrics)[-1]["step"]  # may be ahead of the checkpoint
-    first, second = start_two(tmp_path, *flags)
+    first, second = two_trainings(tmp_path, *flags)
     wait_for(lambda: read_metrics(metrics)[-1]["step"] > logged, first)
     second.send_signal(signal.SIGTERM)
     (out, err), (quiet, second_err) = (process.communicate(timeout=60) for process in (first, second))

@@ -1,37 +1,14 @@
 """Processes that share the test videos out leave what one process leaves."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torchvision
 
 import evaluate
+from tests.helpers import start_two
 from tests.results import metrics
 
-TOP = Path(__file__).parent.parent
-
-
-def start(flags: list[str], n: int) -> list[subprocess.Popen]:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    common = os.environ | {"WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [
-        subprocess.Popen(
-            [sys.executable, "evaluate.py", *flags, "--device", "cpu"],
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=TOP,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(n)
-    ]
+pytestmark = pytest.mark.usefixtures("no_charts")
 
 
 @pytest.mark.parametrize("n_videos", [5, 1])
@@ -48,7 +25,7 @@ def test_processes_with_unequal_shares_give_the_numbers_of_one(n_videos, trained
         backbone.parent.mkdir(parents=True)
         torch.save(torchvision.models.alexnet(weights=None).state_dict(), backbone)
         flags += ["--fvd-weights", str(tmp_path / "i3d.pt")]
-    processes = start([*flags, "--out", str(tmp_path / "two")], 2)
+    processes = start_two("evaluate", *[[*flags, "--device", "cpu", "--out", str(tmp_path / "two")]] * 2)
     assert evaluate.main([*flags, "--out", str(tmp_path / "one")]) == 0
     outputs = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
@@ -73,7 +50,7 @@ def test_processes_with_unequal_shares_give_the_numbers_of_one(n_videos, trained
 
 
 def test_what_takes_one_process_says_so(trained, tmp_path):
-    processes = start([str(trained), "--save-predictions", "--out", str(tmp_path)], 2)
+    processes = start_two("evaluate", *[[str(trained), "--save-predictions", "--out", str(tmp_path)]] * 2)
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [2, 2]
     assert "take one process; start them without torchrun" in outputs[0][1] and not outputs[1][1].strip()

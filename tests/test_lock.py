@@ -17,7 +17,7 @@ from tests.helpers import GECO_FLAGS, final, start, wait_for, without
 def test_a_second_process_is_refused_and_a_killed_one_leaves_the_folder_free(tmp_path, capsys):
     command = [*without(GECO_FLAGS, "--compute.workers"), "--compute.workers", "2", "--run-dir", str(tmp_path)]
     command += ["--optim.schedule", "constant"]
-    process = start(*command, "--optim.steps", "100000")
+    process = start("train", *command, "--optim.steps", "100000")
     wait_for((tmp_path / "checkpoints" / "previous.pt").exists, process)
     assert train.main(command) == 2
     error = capsys.readouterr().err

@@ -21,6 +21,8 @@ from seqvae.metrics.protocols import own_protocol
 from tests.helpers import SIGMA_FLAGS, TINY_FLAGS, without
 from tests.results import STORED_ELSEWHERE, Made, foreign, metrics, scored
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 CPU = torch.device("cpu")
 
 
@@ -116,6 +118,7 @@ def test_protocols_that_share_predictions_score_as_each_alone():
     assert both[0]["hash"] != both[1]["hash"] and list(both[0]["best_of_n"]["psnr"]) == [1, 2, 4]
 
 
+@pytest.mark.charts
 def test_a_saved_run_is_scored_again_without_the_model(trained, tmp_path, capsys):
     run_dir = tmp_path / "run"
     shutil.copytree(trained, run_dir)

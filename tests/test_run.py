@@ -33,6 +33,8 @@ from seqvae.objectives import build_objective
 from seqvae.training import checkpoint
 from tests.families import SMALL, far_from_start, run_of, small
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 ROOT = Path(__file__).parent.parent
 DIGITS = DigitsConfig(image_size=32, digit_size=12, n_past=2, n_future=3)
 

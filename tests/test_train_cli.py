@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from seqvae.training.logger import read_metrics
 from tests.data_files import write_jpeg_copy
 from tests.helpers import (
     GECO_FLAGS,
+    ROOT,
     SIGMA_FLAGS,
     TIMES,
     TINY_FLAGS,
@@ -33,27 +35,25 @@ from tests.helpers import (
     without,
 )
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 ELBO = ["--objective.name", "elbo"]
 GECO_IWAE = ["--objective.name", "geco-iwae", "--objective.n-importance", "2"]
-
-
-def run(*args: str, **options) -> subprocess.CompletedProcess:
-    process = start(*args, **options)
-    out, err = process.communicate(timeout=240)
-    return subprocess.CompletedProcess(args, process.returncode, out, err)
 
 
 def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command = [*without(SIGMA_FLAGS, "--optim.steps"), "--optim.schedule", "constant", "--optim.steps", "40"]
-    process = start(*command, "--run-dir", str(killed))
+    process = start("train", *command, "--run-dir", str(killed))
     wait_for((killed / "checkpoints" / "previous.pt").exists, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     reached = final(killed)["step"]
 
-    resumed = run(*command, "--run-dir", str(killed))
+    resumed = subprocess.run(
+        [sys.executable, "train.py", *command, "--run-dir", str(killed)], cwd=ROOT, capture_output=True, text=True
+    )
     assert resumed.returncode == 0, resumed.stderr
     assert f"resuming {killed} from step {reached}" in resumed.stdout
     assert train.main([*command, "--run-dir", str(whole)]) == 0
@@ -68,7 +68,7 @@ def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(tmp_path):
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends_cleanly(name, tmp_path):
     command = [*GECO_FLAGS, "--run-dir", str(tmp_path), "--optim.steps", "100000", "--run.checkpoint-every", "100000"]
-    process = start(*command, "--compute.workers", "1", start_new_session=True)
+    process = start("train", *command, "--compute.workers", "1", new_session=True)
     metrics = tmp_path / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and len(read_metrics(metrics)) > 2, process)
     os.killpg(process.pid, name)  # as a terminal or a scheduler does: the workers get it too
@@ -226,9 +226,9 @@ def test_every_decoder_trains_and_is_evaluated_in_bits_that_bound_the_bytes(name
 
 
 def test_wandb_offline_gets_scalars_and_gifs(tmp_path):
-    quiet = os.environ | {"WANDB_SILENT": "true"}
-    result = run(*GECO_FLAGS, "--run-dir", str(tmp_path), "--wandb.mode", "offline", env=quiet)
-    assert result.returncode == 0, result.stderr
+    process = start("train", *GECO_FLAGS, "--run-dir", str(tmp_path), "--wandb.mode", "offline", WANDB_SILENT="true")
+    _, error = process.communicate()
+    assert process.returncode == 0, error
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert list(folder.glob("run-*.wandb")) and list(folder.glob("files/media/videos/*.gif"))
     content = next(folder.glob("run-*.wandb")).read_bytes()
