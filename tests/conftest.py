@@ -1,3 +1,4 @@
+import math
 import os
 from pathlib import Path
 
@@ -52,6 +53,26 @@ def trained(tmp_path_factory) -> Path:
                 weight.mul_(2 if "lstm" in name else 12)
         torch.save(state, path)
     return folder
+
+
+@pytest.fixture(scope="session")
+def torch_home(tmp_path_factory) -> Path:
+    """A TORCH_HOME that holds LPIPS's backbones with random weights."""
+    from seqvae.metrics.perceptual import BACKBONES
+    from tests.helpers import backbone, without_storage
+
+    home, generator = tmp_path_factory.mktemp("torch"), torch.Generator().manual_seed(0)
+    (home / "hub" / "checkpoints").mkdir(parents=True)
+    for net, url in BACKBONES.items():
+        # The classifier, nine tenths of the file, is unused: one number stretched over it.
+        state = {
+            name: torch.randn(x.shape, generator=generator) / math.sqrt(max(1, x.shape[1:].numel() / 2))
+            if name.startswith("features")
+            else torch.zeros(()).expand(x.shape)
+            for name, x in without_storage(backbone(net)).state_dict().items()
+        }
+        torch.save(state, home / "hub" / "checkpoints" / url.split("/")[-1])
+    return home
 
 
 @pytest.fixture

@@ -11,10 +11,12 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from seqvae import cli
 from seqvae.config import (
@@ -157,6 +159,22 @@ def assert_bitwise_equal(a: dict, b: dict) -> None:
     for name, value in a.items():
         same = torch.equal(value, b[name]) if isinstance(value, torch.Tensor) else value == b[name]
         assert same, f"{name} differs"
+
+
+# ---- pretrained networks
+
+
+def without_storage(build: Callable[[], nn.Module]) -> nn.Module:
+    """A network of shapes alone: drawing VGG16's initial weights takes two seconds."""
+    with torch.device("meta"):
+        return build()
+
+
+def backbone(net: str) -> Callable[[], nn.Module]:
+    """torchvision's network behind LPIPS's `net`."""
+    from torchvision import models  # takes two seconds, and few tests need it
+
+    return {"alex": models.alexnet, "vgg": models.vgg16}[net]
 
 
 # ---- processes

@@ -8,8 +8,6 @@ import re
 import shutil
 import signal
 import struct
-import subprocess
-import sys
 import tarfile
 import time
 from pathlib import Path
@@ -25,7 +23,6 @@ from datasets import load_dataset
 from datasets.bair import convert as convert_bair
 from tests.data_files import bair_noise, make_bair, numbered_by_clip, write_bair_arrays, write_bair_records
 
-REPOSITORY = Path(__file__).parent.parent
 PUBLISHED = convert_bair.N_PUBLISHED  # as it is before the tests put COUNTS in its place
 # 1024 comes after 512, though not as text. There are gaps between the numbers, as there are in the published files.
 RANGES = {"test": [(0, 1)], "train": [(256, 258), (512, 513), (1024, 1025)]}
@@ -349,11 +346,13 @@ def test_kill_9_of_the_command_and_the_same_command_again_give_the_same_bytes(ma
     for n in range(40):  # enough to be in the midst of it when the first file's end shows
         os.link(made[0] / "softmotion30_44k" / "train" / DAMAGED, train / f"traj_{2 * n}_to_{2 * n + 1}.tfrecords")
     arguments = [str(tmp_path / "src"), str(dst), "--allow-partial"]
-    command = subprocess.Popen([sys.executable, "-m", "datasets.bair.convert", *arguments], cwd=REPOSITORY)
-    while command.poll() is None and not (dst / "bair_train.json.part").exists():
+    command = multiprocessing.get_context("fork").Process(target=convert, args=arguments)
+    command.start()
+    while command.is_alive() and not (dst / "bair_train.json.part").exists():
         time.sleep(0.001)
-    command.send_signal(signal.SIGKILL)
-    assert command.wait() == -signal.SIGKILL and not list(dst.glob("*.npy"))
+    command.kill()
+    command.join()
+    assert command.exitcode == -signal.SIGKILL and not list(dst.glob("*.npy"))
     assert convert(*arguments) == 0
     assert convert(tmp_path / "src", tmp_path / "again", "--allow-partial") == 0
     assert digests(dst) == digests(tmp_path / "again")

@@ -3,7 +3,7 @@
 import hashlib
 import pickle
 import re
-import subprocess
+import runpy
 import sys
 import zipfile
 from pathlib import Path
@@ -19,7 +19,6 @@ from datasets import images, load_dataset
 from tests.data_files import write_jpeg_copy
 
 SPLITS = ("train", "valid", "test")
-ROOT = Path(__file__).parent.parent
 
 
 def load(name, root, split="train", **options):
@@ -175,10 +174,11 @@ def test_download_command_replaces_damaged_files_and_keeps_whole_ones(tmp_path, 
     images.main([str(root)])
 
 
-def test_the_command_without_a_folder_says_how_it_is_used_and_nothing_else():
-    command = [sys.executable, "-m", "datasets.images"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 2 and run.stdout == "" and run.stderr == "usage: python -m datasets.images ROOT\n"
+def test_the_command_without_a_folder_says_how_it_is_used_and_nothing_else(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["datasets.images"])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_module("datasets.images", run_name="__main__")
+    assert capsys.readouterr() == ("", "usage: python -m datasets.images ROOT\n")
 
 
 def test_a_missing_or_wrong_jpeg_copy_is_one_line_with_the_remedy(tmp_path):

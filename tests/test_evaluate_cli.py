@@ -9,7 +9,6 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -197,18 +196,17 @@ def test_missing_weights_leave_their_row_out_with_the_reason_and_the_remedy(trai
     assert "none.pt is not a file" in capsys.readouterr().err
 
 
-def test_lpips_and_fvd_are_scored_where_there_are_weights(trained, tmp_path, monkeypatch, capsys):
+def test_lpips_and_fvd_are_scored_where_there_are_weights(trained, torch_home, tmp_path, monkeypatch, capsys):
     class TinyI3D(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, 3, T, 224, 224) -> (B, 400)
             return x.mean((2, 3, 4)).repeat(1, 134)[:, :400] - x.std()
 
     torch.jit.script(TinyI3D()).save(str(tmp_path / "i3d.pt"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    backbone = tmp_path / "hub" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
-    backbone.parent.mkdir(parents=True)
-    torch.manual_seed(0)
-    torch.save(torchvision.models.alexnet(weights=None).state_dict(), backbone)
-    few = ["--n-videos", "3", "--n-samples", "2", "--out", str(tmp_path / "out")]
+    checkpoints, whole = tmp_path / "hub" / "hub" / "checkpoints", torch_home / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "alexnet-owt-7be5be79.pth").symlink_to(whole / "alexnet-owt-7be5be79.pth")
+    few = ["--n-videos", "3", "--n-samples", "2", "--n-importance", "1", "--out", str(tmp_path / "out")]
     assert evaluate.main([str(trained), *few, "--fvd-weights", str(tmp_path / "i3d.pt")]) == 0
     report = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert report["results"]["best"]["lpips"]["mean"] <= report["results"]["worst"]["lpips"]["mean"]
@@ -217,7 +215,7 @@ def test_lpips_and_fvd_are_scored_where_there_are_weights(trained, tmp_path, mon
     assert "LPIPS v0.1" in out and "FVD: " in out and "covariances are singular" in out
     assert evaluate.main([str(trained), *few, "--lpips-vgg"]) == 0
     assert "LPIPS (VGG): left out, vgg16-397923af.pth is not in" in capsys.readouterr().out
-    torch.save(torchvision.models.vgg16(weights=None).state_dict(), backbone.parent / "vgg16-397923af.pth")
+    (checkpoints / "vgg16-397923af.pth").symlink_to(whole / "vgg16-397923af.pth")
     assert evaluate.main([str(trained), *few, "--lpips-vgg"]) == 0
     scores = json.loads((tmp_path / "out" / "metrics.json").read_text())["results"]["mean"]
     assert scores["lpips_vgg"]["mean"] > 0 and scores["lpips_vgg"]["mean"] != scores["lpips"]["mean"]

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torchvision
 
 import evaluate
 from tests.helpers import start_two
@@ -12,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("no_charts")
 
 
 @pytest.mark.parametrize("n_videos", [5, 1])
-def test_processes_with_unequal_shares_give_the_numbers_of_one(n_videos, trained, tmp_path, monkeypatch):
+def test_processes_with_unequal_shares_give_the_numbers_of_one(n_videos, trained, torch_home, tmp_path, monkeypatch):
     class TinyI3D(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, 3, T, 224, 224) -> (B, 400)
             return x.mean((2, 3, 4)).repeat(1, 134)[:, :400] - x.std((1, 2, 3, 4))[:, None]
@@ -20,10 +19,7 @@ def test_processes_with_unequal_shares_give_the_numbers_of_one(n_videos, trained
     flags = [str(trained), "--n-videos", str(n_videos), "--n-samples", "3", "--batch-size", "2", "--n-importance", "2"]
     if n_videos > 1:
         torch.jit.script(TinyI3D()).save(str(tmp_path / "i3d.pt"))
-        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-        backbone = tmp_path / "hub" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
-        backbone.parent.mkdir(parents=True)
-        torch.save(torchvision.models.alexnet(weights=None).state_dict(), backbone)
+        monkeypatch.setenv("TORCH_HOME", str(torch_home))
         flags += ["--fvd-weights", str(tmp_path / "i3d.pt")]
     processes = start_two("evaluate", *[[*flags, "--device", "cpu", "--out", str(tmp_path / "two")]] * 2)
     assert evaluate.main([*flags, "--out", str(tmp_path / "one")]) == 0

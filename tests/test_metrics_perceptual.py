@@ -1,7 +1,6 @@
 import hashlib
 import math
 import urllib.error
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,35 +18,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from seqvae.metrics import perceptual
 from seqvae.metrics.frechet import FrechetDistance, frechet_distance, i3d, r3d18
 from seqvae.metrics.perceptual import BACKBONES, SMALLEST, Lpips, resize_8_bit, weights_file
+from tests.helpers import backbone, without_storage
 
-BUILD = {"alex": torchvision.models.alexnet, "vgg": torchvision.models.vgg16}
 TAPS = {"alex": (1, 4, 7, 9, 11), "vgg": (3, 8, 15, 22, 29)}  # the ReLUs whose outputs LPIPS compares
-
-
-def without_storage(build: Callable[[], nn.Module]) -> nn.Module:
-    """A network of shapes alone: drawing VGG16's initial weights takes two seconds."""
-    with torch.device("meta"):
-        return build()
-
-
-@pytest.fixture(scope="session")
-def random_backbones(tmp_path_factory) -> dict[str, Path]:
-    """net -> a TORCH_HOME that holds its backbone with random weights."""
-    generator, homes = torch.Generator().manual_seed(0), {}
-    for net in BUILD:
-        shapes = {name: x.shape for name, x in without_storage(BUILD[net]).state_dict().items()}
-        # The classifier, nine tenths of the file, is unused: one number stretched over it.
-        state = {
-            name: torch.randn(shape, generator=generator) / math.sqrt(max(1, shape[1:].numel() / 2))
-            if name.startswith("features")
-            else torch.zeros(()).expand(shape)
-            for name, shape in shapes.items()
-        }
-        homes[net] = tmp_path_factory.mktemp(net)
-        file = homes[net] / "hub" / "checkpoints" / BACKBONES[net].split("/")[-1]
-        file.parent.mkdir(parents=True)
-        torch.save(state, file)
-    return homes
 
 
 @pytest.fixture
@@ -72,11 +45,11 @@ def test_backbones_are_fetched_from_where_torchvision_fetches_them():
 
 
 @pytest.mark.parametrize("net", BACKBONES)
-def test_lpips_equals_its_published_formula(net, random_backbones, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(random_backbones[net]))
+def test_lpips_equals_its_published_formula(net, torch_home, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(torch_home))
     pred, target = frames(3, 3, 40, 48), frames(3, 3, 40, 48, seed=1)
     state = torch.load(weights_file(BACKBONES[net]))
-    layers = without_storage(BUILD[net]).features
+    layers = without_storage(backbone(net)).features
     layers.load_state_dict(
         {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features")}, assign=True
     )
@@ -96,9 +69,9 @@ def test_lpips_equals_its_published_formula(net, random_backbones, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def alex(random_backbones) -> Lpips:
+def alex(torch_home) -> Lpips:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TORCH_HOME", str(random_backbones["alex"]))
+        patch.setenv("TORCH_HOME", str(torch_home))
         return Lpips("alex")
 
 
@@ -128,8 +101,8 @@ def test_the_8_bit_resize_is_pil_s_to_within_one_level(size):
     assert difference.abs().max() < 1.01 and difference.abs().mean() < 0.3
 
 
-def test_a_resizing_lpips_compares_the_resized_frames(alex, random_backbones, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(random_backbones["alex"]))
+def test_a_resizing_lpips_compares_the_resized_frames(alex, torch_home, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(torch_home))
     pred, target = frames(2, 1, 24, 24), frames(2, 1, 24, 24, seed=1)  # too small for AlexNet as they are
     expected = alex(resize_8_bit(pred, 128), resize_8_bit(target, 128))
     assert_close(Lpips("alex", resize=128)(pred, target), expected)
@@ -137,7 +110,7 @@ def test_a_resizing_lpips_compares_the_resized_frames(alex, random_backbones, mo
 
 @pytest.mark.parametrize("net", BACKBONES)
 def test_the_smallest_frames_named_are_the_smallest_the_backbone_takes(net):
-    layers, least = without_storage(BUILD[net]).features[: TAPS[net][-1] + 1], SMALLEST[net]
+    layers, least = without_storage(backbone(net)).features[: TAPS[net][-1] + 1], SMALLEST[net]
     assert layers(torch.zeros(1, 3, least, least, device="meta")).numel() > 0
     with pytest.raises(RuntimeError, match="too small"):
         layers(torch.zeros(1, 3, least - 1, least - 1, device="meta"))
