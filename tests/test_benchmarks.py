@@ -106,7 +106,7 @@ def test_evaluate_prints_what_it_measured(capsys, amp, no_new_process, monkeypat
     monkeypatch.setattr(evaluate, "ModelPredictions", lambda *a, **k: models.append(k["amp"]) or predict(*a, **k))
     evaluate.main([*TINY, "--n-frames=17", "--n-videos=2", "--n-samples=2", f"--amp={amp}"])
     (line,) = printed(capsys)
-    assert line["frames"] == 2 * 2 * 12 and line["metric_frames_per_second"].keys() == {"psnr", "ssim"}
+    assert line["frames"] == 2 * 2 * 12 and line["metric_frames_per_second"].keys() >= {"psnr", "ssim"}
     assert "peak_memory_mb" in line and set(models) == {amp == "bf16"}
 
 

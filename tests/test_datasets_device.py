@@ -45,7 +45,7 @@ def some(dataset, n, seed=0):
 def test_digits_are_the_clips_of_the_dataset(load, key, device):
     dataset = load(key)
     make = device_batches(dataset, device)
-    for n in (1, 200):
+    for n in (1, 70):
         indices = some(dataset, n)
         clips, expected = make(indices), torch.stack(dataset.__getitems__(indices))
         assert clips.device.type == device and clips.dtype == torch.uint8 and clips.is_contiguous()
@@ -54,12 +54,12 @@ def test_digits_are_the_clips_of_the_dataset(load, key, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("key", ["exact", "svg"])
-def test_thousands_of_training_clips_have_the_same_hash(load, key, device):
+def test_many_training_clips_have_the_same_hash(load, key, device):
     dataset = load(key, "train", seq_len=15, seed=2)
     make, digest = device_batches(dataset, device), hashlib.sha256()
-    for first in range(0, 2000, 100):
+    for first in range(0, 500, 100):
         digest.update(make(range(first, first + 100)).cpu().numpy().tobytes())
-    assert digest.hexdigest() == dataset.content_hash(2000)
+    assert digest.hexdigest() == dataset.content_hash(500)
 
 
 @pytest.mark.parametrize("device", DEVICES)

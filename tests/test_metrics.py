@@ -23,7 +23,9 @@ from seqvae.metrics.frame import (
 from seqvae.metrics.protocols import PROTOCOLS, Protocol, find_protocol, label, own_protocol
 
 KINDS = ("random", "smooth", "binary", "near black", "near white")
-PER_FRAME = (psnr, ssim, ssim_svg, ssim_mcvd, ssim_mcvd_binary)
+# Of every protocol; the reference of a metric NAME is `reference_NAME` below.
+METRICS = {metric.score: metric for p in PROTOCOLS.values() for metric in p.metrics if metric.network is None}
+PER_FRAME = tuple(score for score, metric in METRICS.items() if metric.per_frame)
 
 
 def pictures(kind: str, channels: int, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,26 +46,26 @@ def pictures(kind: str, channels: int, dtype: torch.dtype = torch.float32) -> tu
     return torch.tensor(pred, dtype=dtype), torch.tensor(frames, dtype=dtype)
 
 
-def skimage_psnr(pred: torch.Tensor, target: torch.Tensor) -> float:
+def reference_psnr(pred: torch.Tensor, target: torch.Tensor) -> float:
     return np.mean([peak_signal_noise_ratio(t, p, data_range=1) for p, t in channel_pairs(pred, target)])
 
 
-def skimage_ssim(pred: torch.Tensor, target: torch.Tensor) -> float:
+def reference_ssim(pred: torch.Tensor, target: torch.Tensor) -> float:
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}
     return np.mean([structural_similarity(t, p, **options) for p, t in channel_pairs(pred, target)])
 
 
-def skimage_ssim_svg(pred: torch.Tensor, target: torch.Tensor) -> float:
+def reference_ssim_svg(pred: torch.Tensor, target: torch.Tensor) -> float:
     return np.mean([structural_similarity(t, p, data_range=2) for p, t in channel_pairs(pred, target)])
 
 
-def skimage_ssim_mcvd(pred: torch.Tensor, target: torch.Tensor) -> float:
+def reference_ssim_mcvd(pred: torch.Tensor, target: torch.Tensor) -> float:
     p, t = (np.asarray(to_pil_image(frame).convert("RGB").convert("L")) for frame in (pred, target))
     return structural_similarity(p, t, data_range=255, gaussian_weights=True, use_sample_covariance=False)
 
 
-def skimage_ssim_mcvd_binary(pred: torch.Tensor, target: torch.Tensor) -> float:
-    return skimage_ssim_mcvd(torch.round(pred), torch.round(target))
+def reference_ssim_mcvd_binary(pred: torch.Tensor, target: torch.Tensor) -> float:
+    return reference_ssim_mcvd(torch.round(pred), torch.round(target))
 
 
 def channel_pairs(pred: torch.Tensor, target: torch.Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -74,9 +76,9 @@ def channel_pairs(pred: torch.Tensor, target: torch.Tensor) -> list[tuple[np.nda
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("metric", PER_FRAME)
-def test_every_definition_equals_scikit_image(metric, kind, channels, dtype, error):
+def test_every_definition_equals_its_reference(metric, kind, channels, dtype, error):
     pred, target = pictures(kind, channels, dtype)
-    reference = globals()[f"skimage_{metric.__name__}"]
+    reference = globals()[f"reference_{metric.__name__}"]
     expected = [[reference(pred[v, t], target[v, t]) for t in range(3)] for v in range(2)]
     assert_close(metric(pred, target), torch.tensor(expected, dtype=dtype), atol=error, rtol=0)
 
@@ -103,8 +105,16 @@ def test_identical_frames_score_100_db_and_1():
     frames, _ = pictures("smooth", 3)
     assert_close(psnr(frames, frames), torch.full((2, 3), 100.0))
     assert_close(psnr_of_video(frames, frames), torch.full((2,), 100.0))
-    for metric in PER_FRAME[1:]:
+    for metric in (ssim, ssim_svg, ssim_mcvd, ssim_mcvd_binary):
         assert_close(metric(frames, frames), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("score", PER_FRAME)
+def test_a_metrics_direction_is_that_in_which_frames_get_better(score):
+    frames, _ = pictures("smooth", 3)
+    noise = torch.rand(frames.shape, generator=torch.Generator().manual_seed(0))
+    near, far = (score(((1 - k) * frames + k * noise), frames) for k in (0.1, 0.5))
+    assert ((near > far) == METRICS[score].higher_is_better).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -168,16 +168,17 @@ def test_compiled_networks_train_and_resume(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("smmnist")])
 def test_the_mnist_presets_train_on_real_digits(preset, tmp_path, mnist_root):
+    cfg = PRESETS[preset][1]
     small = without(without(TINY_FLAGS, "--data.digit-size"), "--data.image-size")  # Moving MNIST has its own
-    if preset == "smmnist-deterministic":
-        small = without(small, "--model.z-dim")
-    if "transport" in preset:
-        small = without(small, "--model.g-dim")
+    for flag in [flag for flag in small[::2] if flag.startswith("--model.")]:
+        name = flag.removeprefix("--model.").replace("-", "_")
+        if not hasattr(cfg.model, name) or (name == "z_dim" and not cfg.model.has_latent):
+            small = without(small, flag)
     assert train.main([preset, *small, "--data.root", str(mnist_root), "--run-dir", str(tmp_path)]) == 0
     line = read_metrics(tmp_path / "metrics.jsonl")[-1]
     assert line["step"] == 6 and line["valid/rmse"] > 0
     sigma = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "decoder/sigma" in line]
-    assert bool(sigma) == (preset.endswith(("-sigma", "-deterministic", "smmnist-iwae")))
+    assert bool(sigma) != cfg.likelihood.fixed_sigma
 
 
 IMAGES = ["--model.width", "4", "--model.g-dim", "8", "--model.z-dim", "3", "--optim.batch-size", "3"]

@@ -107,7 +107,10 @@ class Likelihood(nn.Module):
         raise NotImplementedError
 
     def sigma(self, params: Tensor) -> Tensor | None:
-        """Standard deviation of pixels in [0, 1], scalar or broadcastable to (..., C, H, W); None without one."""
+        """Standard deviation of Gaussian noise around the mean, for pixels in [0, 1]; None for any other distribution.
+
+        Scalar or broadcastable to (..., C, H, W). Evaluation asks how well a Gaussian of this width covers the truth.
+        """
         return None
 
     def sample(self, params: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -1,7 +1,6 @@
 """Model families by name.
 
-A new family is a variant in `seqvae.config.models`, a module with its `VideoModel`, a line of FAMILIES here, a preset
-that selects it, and its tiny sizes in tests/families.py. Nothing else has to know it.
+docs/extending.md lists what a new family needs.
 """
 
 from seqvae.config.models import ModelConfig

@@ -5,6 +5,7 @@ report.html.j2 how it looks.
 """
 
 import base64
+import functools
 import io
 import math
 from collections.abc import Sequence
@@ -50,6 +51,14 @@ def write_page(path: Path, evaluations: Sequence[Evaluated]) -> None:
     Raises:
         OSError: the page cannot be written.
     """
+    alone = len(evaluations) == 1
+    groups = [_view(group, alone) for group in comparable(evaluations)]
+    page = _template().render(groups=groups, alone=alone, n_runs=len(evaluations))
+    write_atomically(Path(path), page.encode())
+
+
+@functools.cache  # compiling it takes longer than filling it
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -59,11 +68,7 @@ def write_page(path: Path, evaluations: Sequence[Evaluated]) -> None:
     )
     environment.filters |= {"number": number, "flat": flat, "svg": plots.svg}
     environment.globals |= {"cell_text": cell_text, "MARKS": MARKS, "APART": APART, "COLOURS": plots.COLOURS}
-    template = environment.get_template("report.html.j2")
-    alone = len(evaluations) == 1
-    groups = [_view(group, alone) for group in comparable(evaluations)]
-    page = template.render(groups=groups, alone=alone, n_runs=len(evaluations))
-    write_atomically(Path(path), page.encode())
+    return environment.get_template("report.html.j2")
 
 
 def _view(group: Sequence[Evaluated], alone: bool) -> dict[str, object]:
