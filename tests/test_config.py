@@ -14,6 +14,9 @@ from seqvae.config import (
     ElboConfig,
     GaussianConfig,
     GecoConfig,
+    ImageConfig,
+    IwaeConfig,
+    MnistConfig,
     OptimConfig,
     RunConfig,
     SvgConfig,
@@ -88,10 +91,20 @@ def test_unknown_keys_of_a_settings_file_are_errors():
 def test_a_folder_without_a_run_and_a_damaged_one_are_told_apart(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         read_config(tmp_path)
-    for content in ("{", "[]", "{}", '{"config": 3}'):
-        (tmp_path / "config.json").write_text(content)
-        with pytest.raises(ValueError, match="config.json"):
+    for content in (
+        b"",
+        b"[" * 200_000,
+        b"\xff",
+        b"3",
+        b"[]",
+        b"{}",
+        b'{"config": 3}',
+        b'{"config": {"data": {"x": 1}}}',
+    ):
+        (tmp_path / "config.json").write_bytes(content)
+        with pytest.raises(ValueError, match="config.json is") as error:
             read_config(tmp_path)
+        assert "\n" not in str(error.value)
 
 
 def test_only_what_changes_no_number_may_differ_on_resume():
@@ -156,6 +169,15 @@ def test_passes_of_a_step_may_differ_on_resume_where_no_norm_looks_at_the_batch(
             },
             "objective geco weighs latents, and this model has none",
         ),
+        (
+            {"objective": GecoConfig(tolerance=0.1), "likelihood": GaussianConfig(dequantise=True)},
+            "likelihood.dequantise is not used by objective geco",
+        ),
+        ({"objective": IwaeConfig()}, "objective iwae weighs samples"),
+        (
+            {"data": MnistConfig(), "model": ImageConfig(), "objective": ElboConfig(loss_on="future")},
+            "objective.loss-on future needs context frames",
+        ),
         ({"objective": ElboConfig(beta=0.5)}, "objective.beta goes with likelihood.name gaussian"),
         ({"objective": ElboConfig(svg_beta=1.0)}, "objective.svg-beta goes with likelihood.name gaussian"),
         (
@@ -180,6 +202,7 @@ def test_combinations_that_make_no_sense_are_refused_by_name(settings, message):
         (lambda: DigitsConfig(n_past=15, n_future=0), "data.n-past is 15 of the clip's 15 frames"),
         (lambda: DigitsConfig(n_past=0), "data.n-past must be >= 1"),
         (lambda: DigitsConfig(image_size=48), "data.image-size is 48; networks exist for 32, 64, 128, 256"),
+        (lambda: OptimConfig(steps=0), "optim.steps must be finite and > 0, got 0"),
         (lambda: OptimConfig(accumulate=0), "optim.accumulate must be finite and > 0, got 0"),
         (lambda: ComputeConfig(timeout=0), "compute.timeout must be >= 1 second, got 0"),
         (lambda: OptimConfig(lr=0), "optim.lr must be finite and > 0, got 0"),

@@ -257,9 +257,7 @@ def test_a_published_protocol_is_chosen_only_for_the_published_digits(flags, nam
         (["--n-samples", "0"], "--n-samples must be >= 1, got 0"),
         (["--protocol", "srvp-2020"], "--protocol srvp-2020 is defined on moving_mnist {'image_size': 64"),
         (["--protocol", "nonsense"], "--protocol: invalid choice: 'nonsense' (choose from 'auto', 'srvp-2020'"),
-        (["--n-sampels", "3"], "unknown flag --n-sampels; the nearest is --n-samples"),
         (["--n-samples", "many"], "--n-samples should be a valid integer"),
-        (["--gif-scale", "99"], "--gif-scale must be <= 32, got 99"),
         (["--n-videos", "1000000"], "--n-videos 1000000: the test split of digits has 10000"),
     ],
 )
@@ -269,9 +267,7 @@ def test_bad_arguments_are_one_message_and_exit_code_2(trained, flags, words, ca
     assert words in error and error.count(chr(10)) == 1
 
 
-def test_a_folder_without_a_run_or_without_a_checkpoint_is_refused(trained, tmp_path, capsys):
-    assert evaluate.main([str(tmp_path)]) == 2
-    assert f"{tmp_path} holds no run" in capsys.readouterr().err
+def test_a_run_without_a_checkpoint_of_its_own_is_refused(trained, tmp_path, capsys):
     (tmp_path / "config.json").write_bytes((trained / "config.json").read_bytes())
     assert evaluate.main([str(tmp_path)]) == 2
     assert "best.pt is missing" in capsys.readouterr().err
@@ -301,15 +297,6 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_line(trained, tmp_path, c
         assert evaluate.main([str(tmp_path)]) == 2
         error = capsys.readouterr().err
         assert words in error and error.count(chr(10)) == 1
-    del tree["config"]["model"]["family"]
-    (tmp_path / "config.json").write_text(json.dumps(tree))
-    for command in (
-        lambda: evaluate.main([str(tmp_path)]),
-        lambda: train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]),
-    ):
-        assert command() == 2
-        error = capsys.readouterr().err
-        assert "model.family is missing" in error and error.count(chr(10)) == 1
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_any_work(trained, tmp_path, capsys):

@@ -601,5 +601,7 @@ def test_bad_settings_are_refused_by_name():
         build_likelihood("laplace", 1)
     with pytest.raises(ValueError, match="likelihood.sigma must be finite and > 0, got -1"):
         GaussianConfig(sigma=-1)
+    with pytest.raises(ValueError, match="likelihood.sigma must be finite and > 0, got nan"):
+        GaussianConfig(sigma=math.nan)
     with pytest.raises(ValueError, match="likelihood.mixtures must be >= 1, got 0"):
         LogisticMixtureConfig(mixtures=0)

@@ -263,6 +263,7 @@ def test_every_field_of_geco_changes_what_is_built(field):
     "settings, message",
     [
         ({"name": "geco", "tolerance": 0.0}, "objective.tolerance must be finite and > 0, got 0.0"),
+        ({"name": "geco", "tolerance": 1e-200}, "expected at least 1e-06"),
         ({"name": "geco", "tolerance": float("nan")}, "objective.tolerance must be finite and > 0, got nan"),
         (
             {"name": "geco", "tolerance": 0.1, "rule": "paper", "decay": 1.0},

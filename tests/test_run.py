@@ -254,8 +254,6 @@ def test_bad_folders_are_one_clear_exception(run_dir, run, tmp_path):
         run.score(OK[:2])
     with pytest.raises(FileNotFoundError, match="nearest: .*tiny"):
         seqvae.load_run(run_dir.parent / "tinny")
-    with pytest.raises(FileNotFoundError, match="holds no run"):
-        seqvae.load_run(tmp_path)
     with pytest.raises(ValueError, match="is a run folder"):
         export.export(run_dir, run_dir)
     out = tmp_path / "out"
@@ -282,7 +280,6 @@ def test_bad_folders_are_one_clear_exception(run_dir, run, tmp_path):
     "flags, words",
     [
         (["RUN"], "the following arguments are required: CLIP"),
-        (["RUN", "short.gif", "--n-samlpes", "2"], "unknown flag --n-samlpes; the nearest is --n-samples"),
         (["RUN", "nowhere.gif"], "nowhere.gif does not exist"),
         (["RUN", "short.gif"], "has 1 frames, and the model observes 2"),
         (["RUN", "short.gif", "--n-samples", "0"], "--n-samples must be >= 1"),

@@ -268,8 +268,6 @@ def test_a_run_can_start_from_anothers_weights(tmp_path, capsys):
     assert train.main(wider) == 2
     error = capsys.readouterr().err
     assert "there and" in error and "--model flags" in error and not (tmp_path / "c").exists()
-    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path / "d"), "--init-from", str(tmp_path / "none")]) == 2
-    assert "is neither a run folder nor the name of pretrained" in capsys.readouterr().err
 
 
 def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
@@ -292,7 +290,6 @@ def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
         (["demo-svg", "--optim.lr", "fast"], ["optim.lr should be a valid number", "got 'fast'"]),
         (["demo-svg", "--optim.lr"], ["--optim.lr: expected one argument"]),
         (["demo-svg", "--compute.amp", "half"], ["--compute.amp: invalid choice: 'half'"]),
-        (["demo-svg", "--objective.tolerance", "0"], ["objective.tolerance must be finite and > 0, got 0.0"]),
         (["demo-svg", "--objective.tolerance", "-0.1"], ["objective.tolerance must be finite and > 0, got -0.1"]),
         (
             ["demo-svg", "--objective.beta", "2"],
@@ -305,41 +302,13 @@ def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
         (["smmnist-sigma", "--objective.name", "geco"], ["objective.tolerance is required"]),
         (["smmnist-sigma", "--objective.name", "iwea"], ["--objective.name is 'iwea'; the nearest is iwae"]),
         (["smmnist-sigma", "--objective.name", "xyz"], ["'xyz'; expected one of elbo, geco, iwae, geco-iwae"]),
-        (["smmnist-sigma", "--objective.beta", "0.1"], ["objective.beta goes with likelihood.name gaussian"]),
-        (["smmnist-geco", "--likelihood.name", "optimal-sigma"], ["use likelihood.name gaussian, not optimal-sigma"]),
-        (["demo-svg", "--data.n-past", "15", "--data.n-future", "0"], ["none is left to predict"]),
-        (["demo-svg", "--data.image-size", "48"], ["data.image-size is 48; networks exist for 32, 64, 128, 256"]),
         (["demo-svg", "--data.glyphs", "mnist"], ["--data.glyphs is a setting of data moving_mnist"]),
         (["demo-svg", "--data.digit-size", "40"], ["digit_size", "40"]),
-        (["demo-svg", "--optim.steps", "0"], ["optim.steps must be finite and > 0, got 0"]),
-        (["demo-svg", "--objective.tolerance", "1e-200"], ["expected at least 1e-06"]),
         (["demo-svg", "--data.root", "data"], ["--data.root is a setting of data moving_mnist, bair, "]),
-        (["smmnist-beta", "--likelihood.sigma", "nan"], ["likelihood.sigma must be finite and > 0, got nan"]),
-        (
-            ["smmnist-sigma", "--objective.name", "iwae"],
-            ["objective iwae weighs samples"],
-        ),
-        (["smmnist-geco-iwae", "--likelihood.name", "bitwise"], ["use likelihood.name gaussian, not bitwise"]),
-        (["smmnist-geco", "--likelihood.dequantise", "True"], ["likelihood.dequantise is not used by objective geco"]),
         (["smmnist-sigma", "--likelihood.mixtures", "3"], ["is a setting of likelihood logistic-mixture"]),
         (["mnist-vae", "--data.n-past", "2"], ["--data.n-past is a setting of data digits, moving_mnist"]),
         (["mnist-vae", "--model.rnn-size", "8"], ["--model.rnn-size is a setting of model svg, transport"]),
-        (
-            ["demo-svg", "--model.prior", "none"],
-            ["model.z-dim is not used with model.prior none; drop it"],
-        ),
-        (
-            ["smmnist-geco", "--model.family", "image"],
-            ["data.name moving_mnist holds videos, and models of family image are for single images"],
-        ),
-        (
-            ["smmnist-geco", "--data.name", "mnist"],
-            ["data.name mnist holds single images, and models of family svg are for videos; take another preset"],
-        ),
-        (["mnist-vae", "--data.name", "digits"], ["models of family image are for single images"]),
-        (["mnist-vae", "--objective.loss-on", "future"], ["objective.loss-on future needs context frames"]),
         (["mnist-vae", "--data.seed", "1"], ["--data.seed is a setting of data digits"]),
-        (["demo-svg", "--wandb.project", "x"], ["wandb.project is not used with wandb.mode off"]),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(flags, words, tmp_path, capsys):
@@ -351,19 +320,6 @@ def test_bad_input_is_one_line_and_exit_code_2(flags, words, tmp_path, capsys):
     assert not (tmp_path / "a").exists()
 
 
-def test_missing_mnist_names_the_command_and_the_alternative(tmp_path, capsys, monkeypatch):
-    import datasets.digits.glyphs
-
-    def offline(*_, **__):
-        raise OSError("Network is unreachable")
-
-    monkeypatch.setattr(datasets.digits.glyphs, "download_mnist", offline)
-    assert train.main(["smmnist-geco", "--data.root", str(tmp_path / "none"), "--run-dir", str(tmp_path / "a")]) == 2
-    error = capsys.readouterr().err
-    assert "python -m datasets.digits.glyphs" in error and "--data.name digits" in error and error.count(chr(10)) == 1
-    assert not (tmp_path / "a").exists()
-
-
 def test_a_run_folder_of_other_settings_is_refused_with_both_values(tmp_path, capsys):
     assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -371,18 +327,6 @@ def test_a_run_folder_of_other_settings_is_refused_with_both_values(tmp_path, ca
     error = capsys.readouterr().err
     assert "model.width: 4 -> 8" in error and "optim.lr: 0.002 -> 0.5" in error
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"[" * 200_000, b"\xff", b"3", b'{"config": 3}', b'{"config": {"data": {"x": 1}}}']
-)
-def test_damaged_settings_are_one_line(content, tmp_path, capsys):
-    (tmp_path / "config.json").write_bytes(content)
-    for command, arguments in ((train.main, [*GECO_FLAGS, "--run-dir"]), (evaluate.main, [])):
-        assert command([*arguments, str(tmp_path)]) == 2
-        error = capsys.readouterr().err
-        assert "config.json is" in error and error.count(chr(10)) == 1
-    assert (tmp_path / "config.json").read_bytes() == content
 
 
 @pytest.mark.parametrize(
@@ -402,15 +346,10 @@ def test_more_than_the_memory_holds_is_refused_with_the_estimate(flag, value, wo
     assert not (tmp_path / "a").exists()
 
 
-def test_unreadable_checkpoints_and_no_cuda_are_refused(tmp_path, capsys):
-    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 0
-    for name in ("last", "previous"):
-        (tmp_path / "checkpoints" / f"{name}.pt").write_bytes(b"no")
-    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path)]) == 2
-    assert "there is no other" in capsys.readouterr().err
-    if not torch.cuda.is_available():
-        assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path), "--compute.device", "cuda"]) == 2
-        assert "pass --compute.device cpu" in capsys.readouterr().err
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
+def test_no_cuda_is_refused(tmp_path, capsys):
+    assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path), "--compute.device", "cuda"]) == 2
+    assert "pass --compute.device cpu" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="no /dev/full on this system")
