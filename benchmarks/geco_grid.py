@@ -38,7 +38,7 @@ from seqvae.config import (
 )
 from seqvae.device import as_float
 from seqvae.objectives.geco import Geco, PaperRule
-from seqvae.training.session import build_trainer
+from seqvae.training.session import build_train_state
 from seqvae.training.step import BATCHES, step_rng, train_step
 from seqvae.training.validation import note_validation, validate
 
@@ -107,23 +107,23 @@ def settings(name: str, schedule: str, seed: int, objective: ObjectiveConfig, si
 
 def train_one(cfg: RunConfig, clips: dict[str, Tensor], rule: Callable | None = None) -> dict:
     """Trains and returns final numbers on the test clips, with lambda and the training error over time."""
-    trainer = build_trainer(cfg, clips["train"].shape[2], CPU)
+    train_state = build_train_state(cfg, clips["train"].shape[2], CPU)
     if rule is not None:
-        trainer.objective = Geco(cfg.objective.tolerance, rule)
+        train_state.objective = Geco(cfg.objective.tolerance, rule)
     started, trace, n = time.time(), [], len(clips["train"])
-    while trainer.step < cfg.optim.steps:
-        chosen = step_rng(cfg.run.seed, BATCHES, trainer.step).integers(n, size=cfg.optim.batch_size)
-        train_step(trainer, as_float(clips["train"][chosen], CPU))
-        if trainer.step % LOG_EVERY == 0 and cfg.objective.name == "geco":
-            trace.append((trainer.objective.log_lambda.exp().item(), trainer.objective.rmse().item()))
-        if trainer.step % (cfg.optim.steps // VALIDATIONS) == 0:
-            validated = validate(trainer, clips["valid"])
-            note_validation(trainer, validated)
+    while train_state.step < cfg.optim.steps:
+        chosen = step_rng(cfg.run.seed, BATCHES, train_state.step).integers(n, size=cfg.optim.batch_size)
+        train_step(train_state, as_float(clips["train"][chosen], CPU))
+        if train_state.step % LOG_EVERY == 0 and cfg.objective.name == "geco":
+            trace.append((train_state.objective.log_lambda.exp().item(), train_state.objective.rmse().item()))
+        if train_state.step % (cfg.optim.steps // VALIDATIONS) == 0:
+            validated = validate(train_state, clips["valid"])
+            note_validation(train_state, validated)
     result = {"minutes": (time.time() - started) / 60, "valid_rmse": validated["valid/rmse"]}
     if cfg.objective.name == "geco":
-        result |= {"verdict": trainer.objective.verdict(), "trace": trace}
-    trainer.cfg = dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, n_valid=N_TEST))
-    tested = validate(trainer, clips["test"])
+        result |= {"verdict": train_state.objective.verdict(), "trace": trace}
+    train_state.cfg = dataclasses.replace(cfg, run=dataclasses.replace(cfg.run, n_valid=N_TEST))
+    tested = validate(train_state, clips["test"])
     return result | {"rmse": tested["valid/rmse"], "kl": tested["valid/kl_nats_per_frame"]}
 
 

@@ -44,10 +44,10 @@ def prepare(args: argparse.Namespace, family: str) -> tuple[VideoModel, Tensor]:
     """The model in eval mode and (B, T, C, H, W) clips."""
     device = start(args)
     cfg = settings(args, f"--compute.compile={args.compile}", family=family)
-    trainer, video = session.build_trainer(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
+    train_state, video = session.build_train_state(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
     for _ in range(args.train_steps):
-        train_step(trainer, video)
-    return trainer.model.eval(), video
+        train_step(train_state, video)
+    return train_state.model.eval(), video
 
 
 def noise_for(args: argparse.Namespace, model: VideoModel, n_samples: int) -> Tensor:

@@ -48,8 +48,8 @@ def ours(args: argparse.Namespace) -> Callable[[], object]:
     """One step of a new run, as train.py makes it."""
     device = start(args)
     cfg = settings(args, f"--compute.compile={args.compile}", family=args.family)
-    trainer, video = session.build_trainer(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
-    return lambda: train_step(trainer, video)
+    train_state, video = session.build_train_state(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
+    return lambda: train_step(train_state, video)
 
 
 def reference(args: argparse.Namespace) -> Callable[[], object]:

@@ -83,4 +83,5 @@ def _read_exported(folder: Path) -> dict:
     tensors = {name: value.float() if value.dtype == torch.float16 else value for name, value in tensors.items()}
     objective = {name.removeprefix(OBJECTIVE): v for name, v in tensors.items() if name.startswith(OBJECTIVE)}
     model = {name: v for name, v in tensors.items() if not name.startswith(OBJECTIVE)}
-    return facts | {"path": path, "model": model, "ema": None, "objective": objective}
+    named = checkpoint.with_present_names(objective)
+    return facts | {"path": path, "model": model, "ema": None, "objective": named}

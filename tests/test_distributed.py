@@ -41,7 +41,7 @@ from seqvae.objectives import Elbo
 from seqvae.training import session
 from seqvae.training.logger import read_metrics
 from seqvae.training.loop import StepSampler
-from seqvae.training.session import UNFINISHED, build_trainer
+from seqvae.training.session import UNFINISHED, build_train_state
 from seqvae.training.state import TrainState
 from seqvae.training.step import train_step
 from seqvae.training.terms import batch_terms
@@ -91,14 +91,14 @@ def cases() -> dict[str, RunConfig]:
 def trained(name: str, cfg: RunConfig) -> dict:
     """State and numbers after some steps of this process's part of the batch."""
     torch.manual_seed(1)
-    trainer, log = with_batch_scale(cfg) if name == "batch-scale" else build_trainer(cfg, 1, CPU), []
+    train_state, log = with_batch_scale(cfg) if name == "batch-scale" else build_train_state(cfg, 1, CPU), []
     for step in range(STEPS):
         video = torch.rand(5, 4, 1, 32, 32, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
         if name == "a-step-of-nan" and step == BROKEN_STEP:
             video[4, 2, 0, 5, 5] = torch.nan  # the last clip, which process 1 has
-        numbers = train_step(trainer, video[distributed.shard(5)])
+        numbers = train_step(train_state, video[distributed.shard(5)])
         log.append({key: value.tolist() for key, value in numbers.items()})
-    return {"state": trainer.state_dict(), "status": trainer.status(), "log": log}
+    return {"state": train_state.state_dict(), "status": train_state.status(), "log": log}
 
 
 def one_of_two(rank: int, port: int, folder: Path) -> None:
@@ -148,7 +148,7 @@ def test_two_processes_with_unequal_shares_train_as_one(name, two_processes, flo
     if name == "a-step-of-nan":
         assert second["state"]["counters"].tolist() == [1, 0, 1]
         assert [line["loss"] != line["loss"] for line in second["log"]].index(True) == BROKEN_STEP
-    before = build_trainer(cfg, 1, CPU).model.encoder.levels[0][0].weight
+    before = build_train_state(cfg, 1, CPU).model.encoder.levels[0][0].weight
     assert (before - alone["state"]["model"]["encoder.levels.0.0.weight"]).abs().max() > 1e-3, "nothing was learned"
 
 
@@ -157,7 +157,7 @@ def test_two_processes_with_unequal_shares_train_as_one(name, two_processes, flo
 
 def with_passes(cfg: RunConfig, k: int) -> TrainState:
     cfg = change(change(cfg, "model", norm="group"), "optim", accumulate=k, batch_size=5)
-    return build_trainer(cfg, 1, CPU)
+    return build_train_state(cfg, 1, CPU)
 
 
 def more_combinations() -> list:
@@ -177,16 +177,16 @@ def test_a_step_in_several_passes_is_the_step_of_one(cfg, float64):
     whole, parts = with_passes(cfg, 1), with_passes(cfg, 3)
     for step in range(2):
         video = torch.rand(5, 4, 1, 32, 32, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
-        assert_close(*(train_step(trainer, video) for trainer in (parts, whole)), rtol=1e-9, atol=1e-9)
+        assert_close(*(train_step(train_state, video) for train_state in (parts, whole)), rtol=1e-9, atol=1e-9)
         for (name, one), other in zip(parts.model.named_parameters(), whole.model.parameters()):
             assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-9, msg=lambda text: f"{name}: {text}")  # noqa: B023
-    assert_close(*(flat(trainer.state_dict()) for trainer in (parts, whole)), rtol=1e-6, atol=1e-8)
+    assert_close(*(flat(train_state.state_dict()) for train_state in (parts, whole)), rtol=1e-6, atol=1e-8)
 
 
 def test_batch_norms_running_statistics_move_once_for_each_pass():
-    trainer = build_trainer(change(TINY, "optim", accumulate=3), 1, CPU)
-    train_step(trainer, torch.rand(3, 4, 1, 32, 32))
-    assert trainer.model.encoder.levels[0][1].num_batches_tracked == 3
+    train_state = build_train_state(change(TINY, "optim", accumulate=3), 1, CPU)
+    train_step(train_state, torch.rand(3, 4, 1, 32, 32))
+    assert train_state.model.encoder.levels[0][1].num_batches_tracked == 3
 
 
 class BatchScale(OneSigma):
@@ -215,7 +215,7 @@ def with_batch_scale(cfg: RunConfig) -> TrainState:
 def test_a_new_likelihood_that_looks_at_the_batch_is_right_in_several_passes(float64):
     whole, parts = (with_batch_scale(change(GROUP, "optim", accumulate=k)) for k in (1, 3))
     video = torch.rand(5, 4, 1, 32, 32, dtype=torch.float64)
-    assert_close(*(train_step(trainer, video) for trainer in (parts, whole)), rtol=1e-9, atol=1e-9)
+    assert_close(*(train_step(train_state, video) for train_state in (parts, whole)), rtol=1e-9, atol=1e-9)
     for one, other in zip(parts.model.parameters(), whole.model.parameters()):
         assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-9)
     assert parts.model.likelihood.log_scale.grad.abs() > 1
@@ -224,7 +224,7 @@ def test_a_new_likelihood_that_looks_at_the_batch_is_right_in_several_passes(flo
 # ---- activations computed again
 
 
-def kept_bytes(trainer: TrainState, video: torch.Tensor) -> int:
+def kept_bytes(train_state: TrainState, video: torch.Tensor) -> int:
     kept = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -232,7 +232,7 @@ def kept_bytes(trainer: TrainState, video: torch.Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        batch_terms(trainer.model, video, torch.zeros(1, 3, 3, 3), trainer.mask)
+        batch_terms(train_state.model, video, torch.zeros(1, 3, 3, 3), train_state.mask)
     return sum(kept.values())
 
 
@@ -240,11 +240,11 @@ def kept_bytes(trainer: TrainState, video: torch.Tensor) -> int:
 @pytest.mark.parametrize("network", ["dcgan", "vgg"])
 def test_activations_computed_again_give_the_same_step_and_take_less_memory(network, norm):
     cfg = change(change(TINY, "model", norm=norm, network=network), "optim", ema=0.5)
-    plain = build_trainer(cfg, 1, CPU)
-    again = build_trainer(change(cfg, "compute", checkpoint_activations=True), 1, CPU)
+    plain = build_train_state(cfg, 1, CPU)
+    again = build_train_state(change(cfg, "compute", checkpoint_activations=True), 1, CPU)
     for step in range(2):
         video = torch.rand(3, 4, 1, 32, 32, generator=torch.Generator().manual_seed(step))
-        assert_close(*(train_step(trainer, video) for trainer in (again, plain)), rtol=0, atol=0)
+        assert_close(*(train_step(train_state, video) for train_state in (again, plain)), rtol=0, atol=0)
     assert_bitwise_equal(plain.state_dict(), again.state_dict())  # running statistics and their counts too
     assert kept_bytes(again, video) < 0.5 * kept_bytes(plain, video)
 
@@ -253,12 +253,14 @@ def test_activations_are_computed_again_for_images_and_in_several_passes():
     data = MnistConfig()
     model = ImageConfig(width=4, g_dim=8, z_dim=3)
     cfg = change(dataclasses.replace(TINY, data=data, model=model), "optim", accumulate=2, batch_size=4)
-    plain, again = (build_trainer(change(cfg, "compute", checkpoint_activations=on), 1, CPU) for on in (False, True))
+    plain, again = (
+        build_train_state(change(cfg, "compute", checkpoint_activations=on), 1, CPU) for on in (False, True)
+    )
     video = torch.rand(4, 1, 1, 32, 32)
-    assert_close(*(train_step(trainer, video) for trainer in (again, plain)), rtol=0, atol=0)
+    assert_close(*(train_step(train_state, video) for train_state in (again, plain)), rtol=0, atol=0)
     assert_bitwise_equal(plain.state_dict(), again.state_dict())
     with pytest.raises(ValueError, match="needs 2 images in every pass.*--optim.batch-size 4 or more"):
-        build_trainer(change(cfg, "optim", batch_size=3), 1, CPU)
+        build_train_state(change(cfg, "optim", batch_size=3), 1, CPU)
 
 
 # ---- which clips, and who is who
@@ -315,7 +317,7 @@ def test_one_process_under_a_launcher_is_one_process(monkeypatch):
 def test_what_processes_cannot_do_names_the_remedy(change_cfg, words, monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(ValueError, match=words):
-        build_trainer(change_cfg(GROUP), 1, CPU)
+        build_train_state(change_cfg(GROUP), 1, CPU)
 
 
 # ---- where clips are made

@@ -13,7 +13,7 @@ from seqvae.config import VARIANTS, ComputeConfig, DigitsConfig, ModelConfig, Op
 from seqvae.gaussian import Gaussian
 from seqvae.likelihoods import LIKELIHOODS
 from seqvae.models import FAMILIES, SVG, Prediction
-from seqvae.training.session import build_trainer
+from seqvae.training.session import build_train_state
 from seqvae.training.step import train_step
 from tests.families import IMAGES, build, clips, noise, run_of, small, variants
 from tests.helpers import assert_bitwise_equal
@@ -129,20 +129,20 @@ def test_flags_that_a_family_has_no_part_for_are_refused(monkeypatch):
     monkeypatch.setattr(SVG, "recomputed", ())
     for option, message in (({"compile": "on"}, "no part to compile"), ({"checkpoint_activations": True}, "recompute")):
         with pytest.raises(ValueError, match=message):
-            build_trainer(dataclasses.replace(RUN, compute=ComputeConfig(**option)), 1, CPU)
+            build_train_state(dataclasses.replace(RUN, compute=ComputeConfig(**option)), 1, CPU)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_run_resumes_bit_for_bit_and_its_state_says_the_size_of_videos(family):
     cfg = run_of(RUN, small(family))
     video = torch.rand(3, cfg.data.seq_len, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    whole, resumed = build_trainer(cfg, 1, CPU), build_trainer(cfg, 1, CPU)
+    whole, resumed = build_train_state(cfg, 1, CPU), build_train_state(cfg, 1, CPU)
     train_step(whole, video)
     state = copy.deepcopy(whole.state_dict())
     assert (state["channels"], state["image_size"]) == (1, 32)
     resumed.load_state_dict(state)
-    for trainer in (whole, resumed):
-        train_step(trainer, video)
+    for train_state in (whole, resumed):
+        train_step(train_state, video)
     assert_bitwise_equal(whole.state_dict(), resumed.state_dict())
 
 

@@ -71,7 +71,7 @@ def no_values(monkeypatch) -> Iterator[None]:
 
     def build(cfg: RunConfig) -> TrainState:
         nonlocal current
-        current = session.build_trainer(cfg, 1, CUDA)
+        current = session.build_train_state(cfg, 1, CUDA)
         return current
 
     for name in random:
@@ -104,16 +104,16 @@ def bytes_of(cfg: RunConfig) -> Tensor:
     return torch.empty(shape, dtype=torch.uint8, device=CUDA)
 
 
-def check_step(trainer: TrainState) -> None:
+def check_step(train_state: TrainState) -> None:
     """Two steps with their log, the second with the optimizer's moments."""
     interval = Interval()
     for _ in range(2):
-        numbers = train_step(trainer, as_float(bytes_of(trainer.cfg), CUDA))
+        numbers = train_step(train_state, as_float(bytes_of(train_state.cfg), CUDA))
         interval.add(numbers, 1)
         assert all(value.device == CUDA for value in numbers.values())
-    assert trainer.counters.device == CUDA
-    for weight in trainer.model.parameters():
-        assert all(value.device == CUDA for value in trainer.optimizer.state[weight].values())
+    assert train_state.counters.device == CUDA
+    for weight in train_state.model.parameters():
+        assert all(value.device == CUDA for value in train_state.optimizer.state[weight].values())
 
 
 def test_reading_a_value_fails_here_and_so_does_mixing_devices():
@@ -139,9 +139,9 @@ def test_no_option_makes_a_step_wait(key, no_values):
 @pytest.mark.parametrize("model", variants())
 def test_no_model_waits_for_the_device(model, no_values):
     cfg = run_of(change(TINY, "compute", compile="off"), model)
-    trainer = no_values(cfg)
-    check_step(trainer)
-    model, video = trainer.eval_model.eval(), as_float(bytes_of(cfg), CUDA)
+    train_state = no_values(cfg)
+    check_step(train_state)
+    model, video = train_state.eval_model.eval(), as_float(bytes_of(cfg), CUDA)
     n_past = cfg.data.n_past
     noise = torch.empty(2, len(video), max(n_past - 1, 0) + 3, model.z_dim, device=CUDA)
     with torch.autocast("cuda", torch.bfloat16):

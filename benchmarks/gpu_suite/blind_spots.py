@@ -46,12 +46,12 @@ def no_waiting(setting: Setting, family: str) -> Numbers:
     waits, chosen = {}, {name: cfg for name, cfg in all_combinations().items() if name.startswith(f"{family} ")}
     for name, cfg in chosen.items():
         compute = dataclasses.replace(cfg.compute, amp="bf16", compile="off")
-        trainer = session.build_trainer(dataclasses.replace(cfg, compute=compute), 1, setting.device)
+        train_state = session.build_train_state(dataclasses.replace(cfg, compute=compute), 1, setting.device)
         video = as_float(clips_of(cfg), setting.device)
-        train_step(trainer, video)  # libraries wait when they are first used
+        train_step(train_state, video)  # libraries wait when they are first used
         try:
             with refuse_to_wait(setting):
-                train_step(trainer, video)
+                train_step(train_state, video)
         except RuntimeError as error:
             waits[name] = str(error).splitlines()[0]
     text = {"text": "\n".join(f"{name}: {error}" for name, error in waits.items())} if waits else {}
@@ -74,12 +74,15 @@ def pinned_copies(setting: Setting) -> Numbers:
     """Batches that the host loads, and those made on the device, while the GPU is busy: the bytes of the data set."""
     n_steps = 3 if setting.tiny else 30
     cfg = dataclasses.replace(TINY, optim=dataclasses.replace(TINY.optim, steps=n_steps, batch_size=50))
-    clips, trainer = load_dataset(split="train", **cfg.data.arguments()), session.build_trainer(cfg, 1, setting.device)
+    clips, train_state = (
+        load_dataset(split="train", **cfg.data.arguments()),
+        session.build_train_state(cfg, 1, setting.device),
+    )
     large = torch.randn(64 if setting.tiny else 8192, 64 if setting.tiny else 8192, device=setting.device)
     found = {}
     for name, source in (("loaded", None), ("made", device_batches(clips, setting.device))):
         found[name] = []
-        for batch, _ in itertools.islice(batches(trainer, clips, source), n_steps):
+        for batch, _ in itertools.islice(batches(train_state, clips, source), n_steps):
             large = torch.tanh(large @ large)
             found[name].append(batch + 0)  # read by the GPU once it is done with the product
     wrong = sum(not one.equal(other) for one, other in zip(found["loaded"], found["made"]))
@@ -95,14 +98,14 @@ def sync_batch_norm(setting: Setting, folder: Path) -> Numbers:
     dist.init_process_group("nccl", init_method=f"file://{folder / 'group'}", rank=0, world_size=1)
     try:
         for convert in (False, True):
-            trainer = session.build_trainer(cfg, 1, setting.device)
+            train_state = session.build_train_state(cfg, 1, setting.device)
             if convert:
-                trainer.model = nn.SyncBatchNorm.convert_sync_batchnorm(trainer.model)
+                train_state.model = nn.SyncBatchNorm.convert_sync_batchnorm(train_state.model)
             video = as_float(clips_of(cfg), setting.device)
-            shape = (trainer.n_importance, len(video), trainer.n_predicted, trainer.model.z_dim)
+            shape = (train_state.n_importance, len(video), train_state.n_predicted, train_state.model.z_dim)
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(setting.device)
-            loss_of(trainer, video, noise).backward()
-            gradients = [weight.grad.double().flatten() for weight in trainer.model.parameters()]
+            loss_of(train_state, video, noise).backward()
+            gradients = [weight.grad.double().flatten() for weight in train_state.model.parameters()]
             results.append(torch.cat(gradients))
     finally:
         dist.destroy_process_group()

@@ -73,10 +73,10 @@ def plain(cfg: RunConfig) -> RunConfig:
     return dataclasses.replace(cfg, compute=dataclasses.replace(cfg.compute, amp="off", compile="off"))
 
 
-def loss_of(trainer: TrainState, video: Tensor, noise: Tensor) -> Tensor:
+def loss_of(train_state: TrainState, video: Tensor, noise: Tensor) -> Tensor:
     """The loss of a training step."""
-    _, terms = batch_terms(trainer.model, video, noise, trainer.mask, amp=trainer.amp)
-    return trainer.objective(terms)[0]
+    _, terms = batch_terms(train_state.model, video, noise, train_state.mask, amp=train_state.amp)
+    return train_state.objective(terms)[0]
 
 
 def same_step(setting: Setting) -> Cases:
@@ -85,20 +85,20 @@ def same_step(setting: Setting) -> Cases:
     def loss_and_gradient(cfg: RunConfig, weights: dict, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
         torch.set_default_dtype(dtype)
         try:
-            trainer = session.build_trainer(plain(cfg), 1, device)
-            trainer.model.to(dtype).load_state_dict(weights)  # `to` for buffers made as float32
+            train_state = session.build_train_state(plain(cfg), 1, device)
+            train_state.model.to(dtype).load_state_dict(weights)  # `to` for buffers made as float32
             video = as_float(clips_of(cfg), CPU).to(device, dtype)
-            shape = (trainer.n_importance, len(video), trainer.n_predicted, trainer.model.z_dim)
+            shape = (train_state.n_importance, len(video), train_state.n_predicted, train_state.model.z_dim)
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-            loss = loss_of(trainer, video, noise.to(device, dtype))
+            loss = loss_of(train_state, video, noise.to(device, dtype))
             loss.backward()
         finally:
             torch.set_default_dtype(torch.float32)
-        gradient = torch.cat([weight.grad.double().cpu().flatten() for weight in trainer.model.parameters()])
+        gradient = torch.cat([weight.grad.double().cpu().flatten() for weight in train_state.model.parameters()])
         return [loss.detach().double().cpu(), gradient]
 
     def compare(cfg: RunConfig) -> Numbers:
-        weights = session.build_trainer(plain(cfg), 1, CPU).model.state_dict()
+        weights = session.build_train_state(plain(cfg), 1, CPU).model.state_dict()
         with without_tf32():
             ours = loss_and_gradient(cfg, weights, setting.device, torch.float32)
             exact = loss_and_gradient(cfg, weights, CPU, torch.float64)
@@ -158,8 +158,8 @@ def half_precision(setting: Setting, family: str) -> Numbers:
     for amp in ("off", "bf16"):
         size = [] if setting.tiny else ["--optim.batch-size=32"]
         cfg = preset_run(setting, family, f"--compute.amp={amp}", "--compute.compile=off", *size)
-        trainer, video = session.build_trainer(cfg, 1, setting.device), first_clips(cfg, setting.device)
-        values = torch.stack([train_step(trainer, video)["rmse"] for _ in range(n_steps)])
+        train_state, video = session.build_train_state(cfg, 1, setting.device), first_clips(cfg, setting.device)
+        values = torch.stack([train_step(train_state, video)["rmse"] for _ in range(n_steps)])
         rmse[amp] = values[-last:].mean().item()
     difference = abs(rmse["bf16"] / rmse["off"] - 1)
     return {"float32_rmse": rmse["off"], "bf16_rmse": rmse["bf16"], "relative": difference} | at_most(difference, 0.05)

@@ -115,35 +115,35 @@ def stepper(setting: Setting, family: str, mode: str) -> Callable[[], object]:
     size = [] if setting.tiny else ["--optim.batch-size=100"]
     compiled = "on" if mode == "compiled" else "off"
     cfg = preset_run(setting, family, "--compute.amp=bf16", f"--compute.compile={compiled}", *size)
-    trainer, video = session.build_trainer(cfg, 1, setting.device), first_clips(cfg, setting.device)
+    train_state, video = session.build_train_state(cfg, 1, setting.device), first_clips(cfg, setting.device)
     if mode == "whole step as a CUDA graph":
-        return graphed(trainer, video)
+        return graphed(train_state, video)
     if mode == "compiled with CUDA graphs":
-        for name in trainer.model.compiled:
-            getattr(trainer.model, name).compile(mode="reduce-overhead")
-    return lambda: take_step(trainer, video)
+        for name in train_state.model.compiled:
+            getattr(train_state.model, name).compile(mode="reduce-overhead")
+    return lambda: take_step(train_state, video)
 
 
-def graphed(trainer: TrainState, video: torch.Tensor) -> Callable[[], object]:
+def graphed(train_state: TrainState, video: torch.Tensor) -> Callable[[], object]:
     """Loss, gradient and optimizer captured as one graph, always with the same noise: what launches cost."""
-    shape = (trainer.n_importance, len(video), trainer.n_predicted, trainer.model.z_dim)
+    shape = (train_state.n_importance, len(video), train_state.n_predicted, train_state.model.z_dim)
     noise = torch.randn(shape, device=video.device)
-    for group in trainer.optimizer.param_groups:
+    for group in train_state.optimizer.param_groups:
         group["capturable"] = True
 
     def step() -> None:
-        trainer.optimizer.zero_grad(set_to_none=True)
-        loss_of(trainer, video, noise).backward()
-        trainer.optimizer.step()
+        train_state.optimizer.zero_grad(set_to_none=True)
+        loss_of(train_state, video, noise).backward()
+        train_state.optimizer.step()
 
-    trainer.model.train()
+    train_state.model.train()
     side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
             step()
     torch.cuda.current_stream().wait_stream(side)
-    trainer.optimizer.zero_grad(set_to_none=True)
+    train_state.optimizer.zero_grad(set_to_none=True)
     with torch.cuda.graph(graph):
         step()
     return graph.replay

@@ -60,7 +60,7 @@ class PaperRule(nn.Module):
 class AdaptiveRule(nn.Module):
     """The calibrated decoder's weight for the error reached so far, times an integral of the error still expected.
 
-    lambda = exp(integral) / (2 max(best, tolerance^2)), where best is the lowest moving average of MSE so far. While
+    lambda = exp(integral) / (2 max(lowest MSE, tolerance^2)), the lowest moving average of MSE so far. While
     the model learns, this is a sigma-VAE's weight times `lambda_start`, which cannot wind up. The integral moves once
     the tolerance was reached, or after a quarter of the run. It follows the error expected at the end of the run, in
     both directions alike while that is near the tolerance. Far above it learning is the limit, not lambda, which
@@ -79,7 +79,7 @@ class AdaptiveRule(nn.Module):
         self.log_calibrated = -math.log(2 * tolerance**2)  # log lambda of a sigma-VAE with this error
         self.log_start = math.log(lambda_start)
         self.register_buffer("integral", torch.full(shape, self.log_start, dtype=torch.float64))
-        for name in ("best", "past"):
+        for name in ("lowest_error", "past"):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
     def start(self) -> float:
@@ -102,15 +102,15 @@ class AdaptiveRule(nn.Module):
         first, t = n == 0, (n + 1).double()
         # Polynomial weights (s / t)^4: for MSE ~ t^-p this average of log MSE lies p / 4 above the present one.
         self.past.copy_(torch.where(first, error, self.past + 5 / (t + 4) * (error - self.past)))
-        self.best.copy_(torch.where(first, error, torch.minimum(error, self.best)))
+        self.lowest_error.copy_(torch.where(first, error, torch.minimum(error, self.lowest_error)))
         power = 4 * (self.past - error)
         error = error + gap
         expected = error - power * torch.log1p(remaining / t)
-        learning = (self.best > 0) & (3 * t < remaining)
+        learning = (self.lowest_error > 0) & (3 * t < remaining)
         expected = torch.where(learning, 0.0, expected.clamp(-1, self.steepest))
         rate = (30 / (t + remaining)).clamp(self.slowest, self.fastest) * min(1.0, 5 * lr)
         self.integral.add_(rate * expected).clamp_(self.lowest, self.highest)
-        return self.integral + self.log_calibrated - self.best.clamp(min=0)
+        return self.integral + self.log_calibrated - self.lowest_error.clamp(min=0)
 
     def at_limit(self, log_lambda: Tensor) -> Tensor:
         """Where lambda can rise no further."""
@@ -139,7 +139,7 @@ class Geco(Objective):
         self.register_buffer("log_lambda", torch.full(shape, self.rule.start(), dtype=torch.float64))
         self.register_buffer("constraint", torch.zeros(shape, dtype=torch.float64))  # moving average of C
         # log(MSE of held-out clips in eval mode / MSE of training), from the last validation; 0 before the first
-        self.register_buffer("gap", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("held_out_gap", torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("n_updates", torch.zeros(shape, dtype=torch.int64))
         self._pending: tuple[Tensor, Tensor] | None = None
 
@@ -196,7 +196,7 @@ class Geco(Objective):
             self.rule.move(
                 self.log_lambda,
                 self.error(),
-                self.gap.clamp(-MAX_GAP, MAX_GAP),
+                self.held_out_gap.clamp(-MAX_GAP, MAX_GAP),
                 self.n_updates,
                 lr=lr,
                 remaining=remaining,
@@ -232,7 +232,7 @@ class Geco(Objective):
 
     def verdict(self) -> str:
         """`met` (RMSE within 5 % of the tolerance or below), `infeasible` (lambda at its upper limit), or `not yet`."""
-        error = self._seen(self.error() + self.gap)
+        error = self._seen(self.error() + self.held_out_gap)
         if (error <= NEAR).all():
             return "met"
         at_limit = self._seen(self.rule.at_limit(self.log_lambda))
@@ -244,10 +244,10 @@ class Geco(Objective):
         Until the next validation the adaptive rule adds this gap, at most `MAX_GAP`, to the training error.
         """
         squared = torch.as_tensor(
-            numbers["valid/constraint_rmse"], dtype=torch.float64, device=self.gap.device
+            numbers["valid/constraint_rmse"], dtype=torch.float64, device=self.held_out_gap.device
         ).square()
         gap = (squared / (self.constraint + self.tolerance**2)).log()
-        self.gap.copy_(torch.where((self.n_updates > 0) & gap.isfinite(), gap, self.gap))
+        self.held_out_gap.copy_(torch.where((self.n_updates > 0) & gap.isfinite(), gap, self.held_out_gap))
 
     def rmse(self) -> Tensor:
         """Per-pixel error that the moving average amounts to, of the worst frame with one multiplier per frame."""
@@ -255,7 +255,7 @@ class Geco(Objective):
 
     def held_out_rmse(self) -> Tensor:
         """`rmse`, in eval mode on held-out clips: exact right after a validation, an estimate between two."""
-        return self.tolerance * (0.5 * self._seen(self.error() + self.gap)).exp().max()
+        return self.tolerance * (0.5 * self._seen(self.error() + self.held_out_gap)).exp().max()
 
     def _seen(self, values: Tensor) -> Tensor:
         """Without the entries of frames that no loss has looked at, unless that is all of them."""
@@ -289,7 +289,7 @@ class Geco(Objective):
         """The verdict in words, and how far from a calibrated decoder the solution is."""
         calibration = self._seen(self.status()["geco/calibration"]).max().item()
         words = {"met": "met", "not yet": "not yet met", "infeasible": "infeasible at this capacity"}[self.verdict()]
-        if (self._seen(self.error() + self.gap) < -NEAR).all():
+        if (self._seen(self.error() + self.held_out_gap) < -NEAR).all():
             words = "met with room to spare"
         elif self.held_out_rmse() > self.tolerance and self.verdict() == "met":
             words = "met within 5 %"

@@ -53,6 +53,14 @@ def _serialised(state: dict) -> bytes:
     return buffer.getvalue()
 
 
+EARLIER_NAMES = {"gap": "held_out_gap", "rule.best": "rule.lowest_error"}  # of the objective's tensors
+
+
+def with_present_names(objective: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The objective's tensors, those of earlier versions too, under the names that they have now."""
+    return {EARLIER_NAMES.get(name, name): value for name, value in objective.items()}
+
+
 def load(path: Path) -> dict:
     """Read the state in `path`: tensors (on the CPU) and plain values only.
 
@@ -84,7 +92,7 @@ def load(path: Path) -> dict:
             raise ForeignCheckpoint(f"{path}: {name} is not a dict of tensors")
         if not tensors and name != "objective":
             raise ForeignCheckpoint(f"{path}: {name} is empty")
-    return state
+    return state | {"objective": with_present_names(state["objective"])}
 
 
 def check_like(found: object, expected: object, name: str) -> None:

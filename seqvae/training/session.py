@@ -54,16 +54,16 @@ def train(cfg: RunConfig, lock: RunLock, load_dataset: LoadDataset, device_batch
         if device.index is not None:
             torch.cuda.set_device(device)
         distributed.on_main(lambda: lock_existing(run_dir, lock))
-        trainer, train_clips, valid_clips = prepare(cfg, device, load_dataset)
+        train_state, train_clips, valid_clips = prepare(cfg, device, load_dataset)
         source = distributed.on_all(lambda: clip_source(cfg, train_clips, device, device_batches))
-        if trainer.step >= cfg.optim.steps:
-            distributed.say(f"{run_dir} is finished at step {trainer.step}; raise --optim.steps to train longer")
+        if train_state.step >= cfg.optim.steps:
+            distributed.say(f"{run_dir} is finished at step {train_state.step}; raise --optim.steps to train longer")
             return 0
         distributed.on_main(lambda: make_run_dir(run_dir, lock))
     try:
         if distributed.is_main():
             write_atomically(run_dir / "config.json", json.dumps(description(cfg), indent=1).encode())
-        signal_name = run(trainer, run_dir, train_clips, valid_clips, source)
+        signal_name = run(train_state, run_dir, train_clips, valid_clips, source)
     except TrainingFailed as error:  # on every process alike
         raise failed(cfg, str(error), everywhere=False) from None
     except LoggingFailed as error:
@@ -79,9 +79,9 @@ def train(cfg: RunConfig, lock: RunLock, load_dataset: LoadDataset, device_batch
         place = error.filename or run_dir
         raise failed(cfg, f"cannot write {place}: {error.strerror}; earlier checkpoints are whole") from None
     if signal_name is not None:
-        distributed.say(f"{signal_name}: saved at step {trainer.step}; the same command resumes from there")
+        distributed.say(f"{signal_name}: saved at step {train_state.step}; the same command resumes from there")
         return UNFINISHED if signal_name == "SIGTERM" else 128 + signal.Signals[signal_name]
-    for line in ending(trainer):
+    for line in ending(train_state):
         distributed.say(line)
     distributed.say(f"{run_dir} is finished. Look at {run_dir}/samples, then: python evaluate.py {run_dir}")
     return 0
@@ -104,23 +104,23 @@ def prepare(cfg: RunConfig, device: torch.device, load_dataset: LoadDataset) -> 
         lambda: [load_dataset(split=split, **data.arguments()) for split in ("train", "valid")]
     )
     check_actions(cfg, train_clips)
-    trainer = build_trainer(cfg, train_clips.channels, device)
+    train_state = build_train_state(cfg, train_clips.channels, device)
     if cfg.model.actions:
         actions = distributed.on_all(lambda: train_clips.actions(range(min(ACTION_CLIPS, len(train_clips)))))
-        for model in (trainer.model, trainer.ema):
+        for model in (train_state.model, train_state.ema):
             if model is not None:
                 model.action_scale.fit(actions)
     saved, note = distributed.on_main(lambda: saved_state(Path(cfg.run_dir)))
     if saved is not None:
-        distributed.on_all(lambda: trainer.load_state_dict(saved))
+        distributed.on_all(lambda: train_state.load_state_dict(saved))
         if note:
             distributed.on_main(lambda: checkpoint.set_aside_damaged(Path(cfg.run_dir) / "checkpoints"))
-        distributed.say(note or f"resuming {cfg.run_dir} from step {trainer.step}")
+        distributed.say(note or f"resuming {cfg.run_dir} from step {train_state.step}")
     elif cfg.init_from is not None:
-        init_from(trainer, Path(cfg.init_from))
+        init_from(train_state, Path(cfg.init_from))
     for line in cfg.objective.announcement(dims=train_clips.channels * data.image_size**2):
         distributed.say(line)
-    return trainer, train_clips, valid_clips
+    return train_state, train_clips, valid_clips
 
 
 def check_actions(cfg: RunConfig, clips: Dataset) -> None:
@@ -189,12 +189,12 @@ def saved_state(run_dir: Path) -> tuple[dict | None, str | None]:
     return state, note
 
 
-def build_trainer(cfg: RunConfig, channels: int, device: torch.device) -> TrainState:
+def build_train_state(cfg: RunConfig, channels: int, device: torch.device) -> TrainState:
     """Freshly initialised."""
     return TrainState(cfg, build_model(cfg, channels), build_objective(cfg, channels), device)
 
 
-def init_from(trainer: TrainState, other: Path) -> None:
+def init_from(train_state: TrainState, other: Path) -> None:
     """Takes the weights of run folder `other`, averaged ones where it has them, all but the likelihood's."""
 
     def read() -> dict:
@@ -211,14 +211,14 @@ def init_from(trainer: TrainState, other: Path) -> None:
     state = distributed.on_main(read)
     theirs = state["ema"] or state["model"]
     theirs = {name: value for name, value in theirs.items() if not name.startswith("likelihood.")}
-    ours = {name: value for name, value in trainer.model.state_dict().items() if not name.startswith("likelihood.")}
+    ours = {name: value for name, value in train_state.model.state_dict().items() if not name.startswith("likelihood.")}
     for name in sorted(ours.keys() | theirs.keys()):
         here, there = (tuple(d[name].shape) if name in d else "nothing" for d in (ours, theirs))
         if here != there:
             raise ValueError(
                 f"--init-from {other}: {name} is {there} there and {here} here; give it the same --model flags"
             )
-    for model in (trainer.model, trainer.ema):
+    for model in (train_state.model, train_state.ema):
         if model is not None:
             model.load_state_dict(theirs, strict=False)
     distributed.say(f"weights of {state['path']}, step {state['step']}")
@@ -259,7 +259,7 @@ def dry_run(cfg: RunConfig, load_dataset: LoadDataset) -> None:
     print(f"run folder     {cfg.run_dir}")
 
 
-def ending(trainer: TrainState) -> list[str]:
+def ending(train_state: TrainState) -> list[str]:
     """The verdict, in words."""
-    summary = trainer.objective.summary()
-    return [f"{trainer.cfg.objective.name}: {summary}"] if summary else []
+    summary = train_state.objective.summary()
+    return [f"{train_state.cfg.objective.name}: {summary}"] if summary else []

@@ -24,7 +24,7 @@ from seqvae.presets import PRESETS
 from seqvae.report.page import write_report
 from seqvae.report.tables import comparison_table
 from seqvae.training import checkpoint
-from seqvae.training.session import build_trainer
+from seqvae.training.session import build_train_state
 from seqvae.training.step import train_step
 from tests.data_files import write_folder
 from tests.helpers import CPU, FOREIGN, GECO_FLAGS, TINY, video
@@ -135,7 +135,7 @@ def checkpoints(home: Path) -> Iterator[Case]:
 
         def read() -> None:
             state, _ = checkpoint.load_latest(folder / "checkpoints")
-            build_trainer(TINY, 1, CPU).load_state_dict(state)
+            build_train_state(TINY, 1, CPU).load_state_dict(state)
 
         code = refused(read)
         return 97 if (folder / "run").exists() or code == 0 else code
@@ -148,9 +148,9 @@ def checkpoints(home: Path) -> Iterator[Case]:
             return os.mkdir, (str(self.path),)
 
     def state() -> dict:
-        trainer = build_trainer(TINY, 1, CPU)
-        train_step(trainer, video())
-        return trainer.state_dict()
+        train_state = build_train_state(TINY, 1, CPU)
+        train_step(train_state, video())
+        return train_state.state_dict()
 
     for name, change in FOREIGN.items():
         yield f"checkpoint: {name}", lambda f, c=change: resume(f, lambda p: torch.save(c(state()), p))
@@ -160,7 +160,7 @@ def checkpoints(home: Path) -> Iterator[Case]:
         "code, old format": lambda p: torch.save(
             {"model": Code(p.parents[1] / "run")}, p, _use_new_zipfile_serialization=False
         ),
-        "a whole model": lambda p: torch.save(build_trainer(TINY, 1, CPU).model, p),
+        "a whole model": lambda p: torch.save(build_train_state(TINY, 1, CPU).model, p),
         "nothing": lambda p: p.write_bytes(b""),
         "HTML": lambda p: p.write_text("<html>"),
         "a Git LFS pointer": lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),

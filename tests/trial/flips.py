@@ -9,7 +9,7 @@ import torch
 from seqvae.evaluation.prediction_file import SavedPredictions, writing
 from seqvae.evaluation.predictions import BadPredictions
 from seqvae.training import checkpoint
-from seqvae.training.session import build_trainer
+from seqvae.training.session import build_train_state
 from seqvae.training.step import train_step
 from tests.helpers import CPU, GECO, change, flat, video
 from tests.results import Made, scored
@@ -38,9 +38,9 @@ def same(a: dict, b: dict) -> bool:
 
 def files(folder: Path) -> dict[Path, object]:
     """Files to damage, and how each is read."""
-    trainer = build_trainer(change(GECO, "optim", ema=0.9), 1, CPU)
-    train_step(trainer, video())
-    checkpoint.save(folder, trainer.state_dict(), best=True)
+    train_state = build_train_state(change(GECO, "optim", ema=0.9), 1, CPU)
+    train_step(train_state, video())
+    checkpoint.save(folder, train_state.state_dict(), best=True)
     made = Made("image")
     with writing(folder / "p.h5", made, {"source": "trial"}) as writer:
         scored(made, writer=writer)

@@ -21,7 +21,7 @@ from seqvae.report.page import write_report
 from seqvae.report.tables import comparison_table
 from seqvae.training import checkpoint
 from seqvae.training.logger import read_metrics
-from seqvae.training.session import build_trainer
+from seqvae.training.session import build_train_state
 from seqvae.training.step import train_step
 from tests.data_files import (
     make_bair,
@@ -67,9 +67,9 @@ def find_records(path: Path) -> None:
 
 def seeds(folder: Path) -> dict[str, Reader]:
     """Writes a whole file of each kind into the folder; returns the readers by name."""
-    trainer = build_trainer(TINY, 1, CPU)
-    train_step(trainer, video())
-    checkpoint.save(folder, trainer.state_dict(), best=False)
+    train_state = build_train_state(TINY, 1, CPU)
+    train_step(train_state, video())
+    checkpoint.save(folder, train_state.state_dict(), best=False)
     (folder / "config.json").write_text(json.dumps({"config": to_json(TINY)}))
     (folder / "metrics.jsonl").write_text('{"step": 1, "train/loss": 2.5, "x": [1, null]}\n' * 5)
     (folder / "metrics.json").write_text(json.dumps(facts()))
@@ -96,7 +96,7 @@ def seeds(folder: Path) -> dict[str, Reader]:
         load_dataset("video_folder", path.parent, "train", seq_len=4, image_size=16)[0]
 
     readers: dict[str, Reader] = {
-        "last.pt": lambda path: build_trainer(TINY, 1, CPU).load_state_dict(checkpoint.load(path)),
+        "last.pt": lambda path: build_train_state(TINY, 1, CPU).load_state_dict(checkpoint.load(path)),
         "config.json": lambda path: read_config(path.parent),
         "metrics.jsonl": read_metrics,
         "metrics.json": report_of,
