@@ -59,24 +59,6 @@ def test_a_datasets_settings_are_its_loaders_options_with_the_same_defaults(name
     assert variant("data", name).options() == dataset_options(name)
 
 
-def test_settings_of_version_0_1_0_are_read():
-    """They had every variant's fields, null where the chosen one has none."""
-    tree = to_json(PRESETS["smmnist-geco"][1])
-    tree["data"] |= {"flip": None, "stride": None, "source": None}
-    tree["likelihood"] |= {"sigma": None, "soft_clip": None, "mixtures": None}
-    tree["objective"] |= {"beta": None, "svg_beta": None, "decay": None, "step_size": None, "n_importance": None}
-    assert from_json(tree) == PRESETS["smmnist-geco"][1]
-    with pytest.raises(ValueError, match="objective.beta is not a setting of geco"):
-        from_json(tree | {"objective": tree["objective"] | {"beta": 2.0}})
-    images = to_json(PRESETS["mnist-vae"][1])
-    images["data"] |= {"n_past": 0, "n_future": 1, "seed": 0, "glyphs": None}
-    assert from_json(images) == PRESETS["mnist-vae"][1]
-    digits, plain = to_json(PRESETS["demo"][1]), to_json(PRESETS["smmnist-deterministic"][1])
-    digits["data"] |= {"root": None}
-    plain["model"] |= {"z_dim": None, "posterior_layers": None, "prior_layers": None}
-    assert from_json(digits) == PRESETS["demo"][1] and from_json(plain) == PRESETS["smmnist-deterministic"][1]
-
-
 def test_unknown_keys_of_a_settings_file_are_errors():
     for path in ([], ["data"], ["model"], ["likelihood"], ["objective"], ["optim"], ["compute"], ["run"], ["wandb"]):
         tree = to_json(PRESETS["demo-svg"][1])

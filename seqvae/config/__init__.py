@@ -200,30 +200,9 @@ def from_json(tree: dict[str, object]) -> RunConfig:
                 f"{group}.{key} is missing, so an earlier version made it; train again, or use that version"
             )
     try:
-        return _adapter().validate_python(_without_foreign_fields(tree))
+        return _adapter().validate_python(tree)
     except ValidationError as error:
         raise ValueError(one_line(error)) from None
-
-
-def _without_foreign_fields(tree: object) -> object:
-    """Version 0.1.0 wrote every variant's fields, null or a constant where the chosen one has none: drop those."""
-    if not isinstance(tree, dict):
-        return tree
-    tree = dict(tree)
-    for group, (key, classes) in VARIANTS.items():
-        part = tree.get(group)
-        if not isinstance(part, dict) or part.get(key) not in classes:
-            continue
-        chosen = classes[part[key]]
-        own = {f.name: f.default for f in dataclasses.fields(chosen)}
-        known = {f.name for cls in classes.values() for f in dataclasses.fields(cls)}
-        tree[group] = {
-            name: value
-            for name, value in part.items()
-            if not (name in known and value is None and own.get(name, 0) is not None)
-            and not (name in known - own.keys() and value == getattr(chosen, name, None))
-        }
-    return tree
 
 
 def one_line(error: ValidationError, flag: str = "") -> str:

@@ -83,7 +83,7 @@ class DigitsConfig(VideoDataConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MovingMnistConfig(VideoDataConfig):
+class MovingMnistConfig(DigitsConfig):
     """Stochastic Moving MNIST: handwritten digits that move, bounce and overlap."""
 
     name: Literal["moving_mnist"] = "moving_mnist"
@@ -91,9 +91,6 @@ class MovingMnistConfig(VideoDataConfig):
     glyphs: Literal["mnist", "drawn"] = "mnist"  # where the digits come from
     digit_size: int = 28  # pixels: 28 (exact reflection, SRVP's test set) or 32 (SVG's)
     n_digits: int = 2  # digits per clip
-    deterministic: bool = False  # keep the speed at a bounce instead of drawing a new one
-    min_speed: int = 0  # smallest |dx| and |dy|, pixels per frame
-    max_speed: int = 4  # largest |dx| and |dy|, pixels per frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +103,10 @@ class BairConfig(VideoDataConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PushingConfig(VideoDataConfig):
+class PushingConfig(BairConfig):
     """Rendered robot pushing."""
 
     name: Literal["pushing"] = "pushing"
-    root: str = "data"  # folder of the files
-    flip: bool = False  # turn training clips left to right at random
 
 
 @dataclass(frozen=True, kw_only=True)
