@@ -24,8 +24,11 @@ def small(family: str, **settings) -> ModelConfig:
     return variant("model", family, **SMALL[family] | settings)
 
 
-def variants() -> list:
-    """pytest parameters: the configs of every family, over the product of its Literal and bool fields."""
+def variants(*, one_at_a_time: bool = False) -> list:
+    """pytest parameters: the configs of every family, over the product of its Literal and bool fields.
+
+    `one_at_a_time`: those that differ from the family's defaults in one such field at most.
+    """
     found = []
     for family, config in VARIANTS["model"][1].items():
         choices = {}
@@ -34,7 +37,10 @@ def variants() -> list:
                 choices[name] = get_args(hint)
             elif hint is bool:
                 choices[name] = (False, True)
+        defaults = [getattr(small(family), name) for name in choices]
         for values in product(*choices.values()):
+            if one_at_a_time and sum(value != default for value, default in zip(values, defaults)) > 1:
+                continue
             found.append(
                 pytest.param(small(family, **dict(zip(choices, values))), id="-".join(map(str, [family, *values])))
             )

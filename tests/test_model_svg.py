@@ -71,9 +71,9 @@ def test_layer_counts_agree_with_the_reference(layers):
         )
 
 
-@pytest.mark.parametrize("prior, norm, likelihood", list(product(PRIORS, NORMS, LIKELIHOODS)))
-def test_every_parameter_gets_a_finite_gradient(prior, norm, likelihood):
-    vae = build(prior=prior, norm=norm, likelihood=likelihood, channels=3).train()
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_every_parameter_gets_a_finite_gradient(likelihood):
+    vae = build(likelihood=likelihood, channels=3).train()
     video = clips(channels=3)
     out = vae(video, noise(1, 2, 5, vae.z_dim))
     (out.kl().sum(-1) - vae.likelihood.log_prob(out.params, video[:, 1:])).mean().backward()
@@ -182,7 +182,7 @@ def test_gradients_of_strided_convolutions_have_gradients(transposed, size, chan
         assert_close(ours.double(), theirs, rtol=0, atol=(0.03 if amp else 1e-5) * theirs.abs().max().item())
 
 
-@pytest.mark.parametrize("network, amp", list(product(NETWORKS, (False, True))))
+@pytest.mark.parametrize("network, amp", [("dcgan", True), ("vgg", False)])
 def test_encoder_and_decoder_compile_without_a_graph_break(network, amp):
     torch._dynamo.reset()
     plain = build(network=network).float().train()
