@@ -20,6 +20,8 @@ from seqvae.report.tables import WIDTH, comparison_table, differences, evaluatio
 from seqvae.visualize import Panel, write_animation, write_animation_grid, write_strip
 from tests.results import N_FUTURE, N_PAST, estimate, facts, image_facts
 
+pytestmark = pytest.mark.usefixtures("no_charts")
+
 
 def evaluation(folder: Path, content: dict, pictures: bool = False) -> Path:
     folder.mkdir(parents=True)
@@ -130,6 +132,7 @@ def test_only_what_every_evaluation_has_is_needed(tmp_path):
     assert comparison_table([tmp_path / "a"])
 
 
+@pytest.mark.charts
 def test_what_is_not_finite_is_a_dash_and_no_point_of_a_chart(tmp_path):
     content = facts()
     content["results"]["best"]["psnr"] = estimate(math.nan)
@@ -142,6 +145,7 @@ def test_what_is_not_finite_is_a_dash_and_no_point_of_a_chart(tmp_path):
     assert drawn and not any("nan" in points or "inf" in points for points in drawn)
 
 
+@pytest.mark.charts
 def test_hostile_names_are_text_and_nothing_else(tmp_path):
     evil = '<script>alert("1")</script>"><img src=x onerror=alert(2)>'
     content = facts(run=f"runs/{evil.replace('/', '|')}", protocol=evil, command=evil, left_out=[evil])
@@ -155,6 +159,7 @@ def test_hostile_names_are_text_and_nothing_else(tmp_path):
         assert "alert(" in page.text
 
 
+@pytest.mark.charts
 def test_every_picture_and_chart_says_what_is_seen_and_is_inside_the_page(tmp_path):
     page = report(tmp_path, evaluation(tmp_path / "a", facts(), pictures=True))
     pictures = page.having("img")
@@ -211,6 +216,7 @@ def test_a_folder_that_is_no_evaluation_is_refused_in_one_line(tmp_path, content
         write_report(tmp_path / "report.html", [])
 
 
+@pytest.mark.charts
 def test_a_curve_with_a_gap_is_drawn_around_it(tmp_path):
     content = facts()
     content["results"]["best"]["psnr"]["per_frame"]["mean"][1] = None
@@ -381,6 +387,7 @@ def browser():
         chromium.close()
 
 
+@pytest.mark.charts
 def test_a_browser_shows_the_page_whole_without_a_request_at_any_width_and_in_the_dark(tmp_path, browser):
     long = second() | {"run": "runs/" + "a_name_that_is_as_long_as_people_make_them-" * 3}
     folders = [evaluation(tmp_path / "a", facts(), True), evaluation(tmp_path / "b", long, True)]
