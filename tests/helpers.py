@@ -238,11 +238,15 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def start(program: str, *args: str, new_session: bool = False, **env: str) -> Forked | subprocess.Popen:
-    """`program` ("train", "evaluate") in a process of its own, `env` added to its environment."""
-    if not torch.cuda.is_available():
+def start(
+    program: str, *args: str, new_session: bool = False, fork: bool = True, **env: str
+) -> Forked | subprocess.Popen:
+    """`program` ("train", "evaluate") in a process of its own, `env` added to its environment.
+
+    A fork leaves out what happens at a program's exit, and CUDA does not survive it.
+    """
+    if fork and not torch.cuda.is_available():
         return Forked(program, args, env, new_session)
-    # CUDA does not survive a fork.
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, f"{program}.py", *args]
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | env, start_new_session=new_session, **pipes)

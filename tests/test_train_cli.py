@@ -4,8 +4,6 @@ import functools
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +22,6 @@ from seqvae.training.logger import read_metrics
 from tests.data_files import write_jpeg_copy
 from tests.helpers import (
     GECO_FLAGS,
-    ROOT,
     SIGMA_FLAGS,
     TIMES,
     TINY_FLAGS,
@@ -51,11 +48,10 @@ def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(tmp_path):
     assert process.returncode == -signal.SIGKILL
     reached = final(killed)["step"]
 
-    resumed = subprocess.run(
-        [sys.executable, "train.py", *command, "--run-dir", str(killed)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"resuming {killed} from step {reached}" in resumed.stdout
+    resumed = start("train", *command, "--run-dir", str(killed), fork=False)
+    out, error = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, error
+    assert f"resuming {killed} from step {reached}" in out
     assert train.main([*command, "--run-dir", str(whole)]) == 0
     assert_bitwise_equal(final(whole), final(killed))
     lines = [
@@ -68,7 +64,8 @@ def test_a_run_killed_at_any_moment_goes_on_bit_for_bit(tmp_path):
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_ends_cleanly(name, tmp_path):
     command = [*GECO_FLAGS, "--run-dir", str(tmp_path), "--optim.steps", "100000", "--run.checkpoint-every", "100000"]
-    process = start("train", *command, "--compute.workers", "1", new_session=True)
+    # At the exit the workers, which ignore both signals, have to be ended: SIGTERM is tried on a program of its own.
+    process = start("train", *command, "--compute.workers", "1", new_session=True, fork=name != signal.SIGTERM)
     metrics = tmp_path / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and len(read_metrics(metrics)) > 2, process)
     os.killpg(process.pid, name)  # as a terminal or a scheduler does: the workers get it too
