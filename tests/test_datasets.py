@@ -71,6 +71,7 @@ def test_loader_workers_give_the_same_clips(name):
         assert torch.cat(batches).equal(expected)
 
 
+@pytest.mark.long
 def test_spawned_workers_give_the_same_clips():
     dataset = load("moving_mnist")
     loader = DataLoader(Subset(dataset, range(6)), batch_size=3, num_workers=1, multiprocessing_context="spawn")

@@ -54,6 +54,7 @@ def test_digits_are_the_clips_of_the_dataset(load, key, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("key", ["exact", "svg"])
+@pytest.mark.long
 def test_many_training_clips_have_the_same_hash(load, key, device):
     dataset = load(key, "train", seq_len=15, seed=2)
     make, digest = device_batches(dataset, device), hashlib.sha256()

@@ -328,6 +328,7 @@ def test_bad_settings_are_refused_by_name_in_one_line(converted, options, messag
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.long
 def test_a_preset_trains_and_is_evaluated_under_srvps_protocol(converted, tmp_path, capsys):
     tiny = ["--model.width", "4", "--model.g-dim", "8", "--model.rnn-size", "8", "--model.z-dim", "2"]
     tiny += ["--optim.steps", "2", "--optim.batch-size", "2", "--run.n-valid", "2", "--compute.workers", "0"]

@@ -31,6 +31,7 @@ def test_the_videos_are_those_torchvision_reads(root):
     assert torch.equal(load_dataset("mnist_test_seq", root, "test", seq_len=7)[3], theirs[3][:7])
 
 
+@pytest.mark.long
 def test_a_run_is_scored_on_it_under_own(root, tmp_path, capsys):
     run_dir = tmp_path / "run"
     small = without(SIGMA_FLAGS, "--data.image-size")

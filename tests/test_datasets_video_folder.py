@@ -160,6 +160,7 @@ MOVIES = [("mp4", "libx264"), ("avi", "mpeg4"), ("webm", "libvpx-vp9"), ("mov", 
 
 
 @pytest.mark.parametrize("suffix, codec", MOVIES)
+@pytest.mark.long
 def test_a_movie_is_read_about_right(tmp_path, suffix, codec):
     frames = smooth_movie(11, 48, 64)
     video = read_video(write_movie(tmp_path / f"clip.{suffix}", frames, codec), 48)
@@ -652,6 +653,7 @@ def test_processes_that_ask_at_once_convert_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("context, workers", [("fork", 2), ("spawn", 1)])
+@pytest.mark.long
 def test_a_dataset_pickles_without_its_frames_and_workers_give_the_same(tmp_path, context, workers):
     write_folder(tmp_path)
     dataset = load(tmp_path)

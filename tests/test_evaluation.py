@@ -110,6 +110,7 @@ def test_a_table_has_a_row_per_run_and_says_which_failed():
 
 
 @pytest.mark.parametrize("data", ["images", "video"])
+@pytest.mark.long
 def test_the_benchmark_tables_run_end_to_end(data, tmp_path, mnist_root, capsys):
     from benchmarks import decoder_table, image_table
 

@@ -20,6 +20,7 @@ def install(extra):
     return f'install it with `pip install -e ".[{extra}]"`'
 
 
+@pytest.mark.long
 def test_the_three_jobs_run_without_extras(tmp_path):
     """In a process in which no extra can be imported."""
     code = f"""

@@ -183,6 +183,7 @@ def test_gradients_of_strided_convolutions_have_gradients(transposed, size, chan
 
 
 @pytest.mark.parametrize("network, amp", [("dcgan", True), ("vgg", False)])
+@pytest.mark.long
 def test_encoder_and_decoder_compile_without_a_graph_break(network, amp):
     torch._dynamo.reset()
     plain = build(network=network).float().train()

@@ -74,6 +74,7 @@ def rate_distortion(objective: Geco, variances: list[float], steps: int) -> tupl
 
 
 @pytest.mark.parametrize("kappa2, lam, kl", [(0.5, 1.0, 0.346574), (0.1, 5.0, 1.151293), (0.01, 50.0, 2.302585)])
+@pytest.mark.long
 def test_geco_solves_the_rate_distortion_toy(kappa2, lam, kl):
     objective = geco(math.sqrt(kappa2), lambda_init=1.5 * lam)
     mse, rate = rate_distortion(objective, [1.0], 800)
@@ -92,6 +93,7 @@ def test_one_multiplier_meets_the_tolerance_on_average_over_frames():
     assert_close(kl.sum().item(), 1.7329, rtol=0.01, atol=0)
 
 
+@pytest.mark.long
 def test_one_multiplier_per_frame_meets_it_on_every_frame_and_lets_slack_frames_go():
     objective = geco(math.sqrt(0.1), lambda_init=1.0, n_frames=3)
     mse, kl = rate_distortion(objective, [1.0, 0.5, 0.05], 3000)
@@ -508,6 +510,7 @@ def adaptive(tolerance: float, n_frames: int | None = None) -> Geco:
 
 
 @pytest.mark.parametrize("kappa2, lam, kl", [(0.5, 1.0, 0.346574), (0.1, 5.0, 1.151293), (0.01, 50.0, 2.302585)])
+@pytest.mark.long
 def test_the_adaptive_rule_solves_the_rate_distortion_toy(kappa2, lam, kl):
     objective = adaptive(math.sqrt(kappa2))
     mse, rate = rate_distortion(objective, [1.0], 1500)
@@ -516,6 +519,7 @@ def test_the_adaptive_rule_solves_the_rate_distortion_toy(kappa2, lam, kl):
     assert_close(rate.item(), kl, rtol=0.02, atol=0)
 
 
+@pytest.mark.long
 def test_the_adaptive_rule_meets_the_tolerance_on_every_frame_and_lets_slack_frames_go():
     objective = adaptive(math.sqrt(0.1), n_frames=3)
     mse, kl = rate_distortion(objective, [1.0, 0.5, 0.05], 4000)
@@ -559,6 +563,7 @@ def control(objective: Geco | None, plant: Plant, steps: int, cosine: bool = Fal
     "factor, cosine, steps, lag",
     [*product((0.85, 1.4), (False, True), (1000,), (30,)), (1.0, False, 3000, 60)],
 )
+@pytest.mark.long
 def test_lambda_settles_for_tolerances_around_the_calibrated_decoders_error(factor, cosine, steps, lag):
     def plant() -> Plant:
         return Plant(slope=0.4, lag=lag, learned=0.01)
@@ -571,6 +576,7 @@ def test_lambda_settles_for_tolerances_around_the_calibrated_decoders_error(fact
     assert peak < 5 / (2 * tolerance**2)
 
 
+@pytest.mark.long
 def test_where_learning_limits_the_error_the_papers_rule_winds_up_and_the_adaptive_one_does_not():
     def plant() -> Plant:
         return Plant(slope=0.8, lag=60, learned=0.03)

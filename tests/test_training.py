@@ -132,6 +132,7 @@ def test_averaged_weights_follow_with_the_decay():
         assert_close(p, e)
 
 
+@pytest.mark.long
 def test_averaged_weights_predict_with_averaged_statistics_of_the_norms():
     images = MnistConfig()
     cfg = dataclasses.replace(TINY, data=images, model=ImageConfig(width=4, g_dim=8, z_dim=3))

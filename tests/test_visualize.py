@@ -95,6 +95,7 @@ def test_a_video_that_stands_still_keeps_every_frame(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["apng", "png", "APNG"])
+@pytest.mark.long
 def test_an_apng_read_back_is_exact_and_lasts_as_long_as_it_should(tmp_path, ending):
     noise = np.random.default_rng(0).integers(256, size=(6, 3, 10, 14), dtype=np.uint8)  # more than 256 colours
     path = tmp_path / f"a.{ending}"
@@ -110,6 +111,7 @@ def test_an_apng_read_back_is_exact_and_lasts_as_long_as_it_should(tmp_path, end
 
 
 @pytest.mark.parametrize("fps, held", [(8, 8), (12.5, 12), (0.4, 1)])
+@pytest.mark.long
 def test_an_mp4_read_back_has_every_frame_and_repeats_the_last_for_a_second(tmp_path, fps, held):
     av = pytest.importorskip("av")
     panels = [Panel("truth", moving_square(3), False), Panel("sample", moving_square(3))]
@@ -258,6 +260,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path, m
 
 @pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="no /dev/full on this system")
 @pytest.mark.parametrize("name", ["a.gif", "a.apng", "a.mp4", "strip.png"])
+@pytest.mark.long
 def test_a_full_disk_is_one_error_without_a_second_one_behind_it(tmp_path, name, capfd):
     stem, suffix = name.split(".")
     (tmp_path / f".{stem}.partial.{suffix}").symlink_to("/dev/full")
