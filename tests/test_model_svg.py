@@ -52,6 +52,7 @@ def test_batched_forward_and_rollout_equal_the_frame_by_frame_reference(network,
 
 
 @pytest.mark.parametrize("network, norm, size", list(product(NETWORKS, NORMS, IMAGE_SIZES)))
+@pytest.mark.long
 def test_every_network_norm_and_size_agrees_with_the_reference_in_colour(network, norm, size):
     vae = build(network=network, norm=norm, image_size=size, channels=3, n_past=2)
     video, eps = clips(frames=4, channels=3, size=size), noise(2, 3, vae.z_dim)
