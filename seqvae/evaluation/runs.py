@@ -143,8 +143,9 @@ def sizes_of(request: Request, protocol: Protocol, n_samples: int | None) -> dic
 def mean_training_image(request: Request, cfg: RunConfig) -> Tensor:
     """(C, H, W) mean of the first training clips' frames, in [0, 1]."""
     clips = request.load_dataset(split="train", **cfg.data.arguments() | {"root": data_root(request, cfg)})
-    chosen = [clips[i].float().mean(0) for i in range(min(MEAN_IMAGE_CLIPS, len(clips)))]
-    return torch.stack(chosen).mean(0) / 255
+    chosen = range(min(MEAN_IMAGE_CLIPS, len(clips)))
+    batches = (clips.__getitems__(chosen[first : first + 32]) for first in chosen[::32])  # faster than one by one
+    return torch.stack([clip.float().mean(0) for batch in batches for clip in batch]).mean(0) / 255
 
 
 # ---- images
