@@ -27,6 +27,7 @@ from seqvae.models.base import Prediction, VideoModel, float32
 EDGE = 1 / 512  # pictures lie in [EDGE, 1 - EDGE], half a grey level, so that their logits are finite
 LOGVAR_RANGE = 8.0  # of the latents, reached smoothly
 PRIOR_LR = 3.0  # learning rate of the prior over that of the rest
+HISTORY = 3  # displacements that the prior is shown
 PATCH = 4  # the write gate works on patches of 4x4 pixels
 
 
@@ -47,6 +48,32 @@ class Core(nn.Module):
         hidden, cell = self.cell(embedded, (state[0].flatten(0, 1), state[1].flatten(0, 1)))
         out = self.head(self.mix(torch.cat([hidden, embedded], -1)))
         return out.unflatten(0, rows), (hidden.unflatten(0, rows), cell.unflatten(0, rows))
+
+
+class Prior(nn.Module):
+    """p(z): an LSTM core, corrected by a network that is shown the last displacements and where they began.
+
+    Whether a velocity is about to change, just changed or is not fully known yet is a matter of the last three frames:
+    a bounce shows a part of the new velocity, the frame after it all.
+    """
+
+    def __init__(self, in_features: int, history_features: int, rnn_size: int, z_dim: int) -> None:
+        super().__init__()
+        self.core = Core(in_features, rnn_size, 2 * z_dim)
+        _scale(self.core.head, 0.3)
+        self.correction = nn.Sequential(
+            *(nn.Linear(in_features + history_features, 256), nn.LeakyReLU(0.2)),
+            *(nn.Linear(256, 256), nn.LeakyReLU(0.2), nn.Linear(256, 2 * z_dim)),
+        )
+        _scale(self.correction[-1], 0.0)
+
+    def forward(
+        self, features: Tensor, history: Tensor, state: tuple[Tensor, Tensor]
+    ) -> tuple[Gaussian, tuple[Tensor, Tensor]]:
+        """(R, L, in_features), (R, L, history_features) and the state, to p (R, L, z_dim) and the next state."""
+        out, state = self.core(features, state)
+        mu, logvar = (out + self.correction(torch.cat([features, history], -1))).chunk(2, -1)
+        return Gaussian(mu, _bounded(logvar)), state
 
 
 class WriteGate(nn.Module):
@@ -84,6 +111,7 @@ class TransportState(NamedTuple):
     canvases: Tensor  # (R, L, C, H, W) in [0, 1]
     velocity: Tensor  # (R, L, 2)
     log_spread: Tensor  # (R, L, 1) log of the standard deviation of the last displacement
+    path: Tensor  # (R, L, HISTORY, 2) the last displacements, latest first
     prior: tuple[Tensor, Tensor]  # LSTM states, (R, L, rnn_size) each
     frame_predictor: tuple[Tensor, Tensor]  # the same
 
@@ -135,8 +163,7 @@ class Transport(VideoModel[TransportState]):
             nn.init.orthogonal_(self.gain.weight, 2.0)
             _scale(self.posterior.head, 0.3)
         if cfg.prior == "learned":
-            self.prior = Core(features, cfg.rnn_size, 2 * z_dim)
-            _scale(self.prior.head, 0.3)
+            self.prior = Prior(features, HISTORY * (4 * sum(n_waves) + 4) + HISTORY - 1, cfg.rnn_size, z_dim)
         self.frame_predictor = Core(features + z_dim, cfg.rnn_size, 6)
         _scale(self.frame_predictor.head, 0.01)  # velocities start out nearly constant
         self.snap = nn.Parameter(torch.tensor(0.5))  # in [0, 1]: how strongly velocities are pulled to whole pixels
@@ -166,8 +193,8 @@ class Transport(VideoModel[TransportState]):
         """See `VideoModel.step`."""
         z = noise.unflatten(-1, (self.layers, -1))  # (R, L, z_dim)
         with float32(noise):
-            features, _ = self._features(state)
-            p, state = self._prior(features, state)
+            features, center, _ = self._features(state)
+            p, state = self._prior(features, center, state)
             z = z if p is None else p.sample(z)
             picture, state = self._move(features, z, state)
             return self.head(picture), state
@@ -200,8 +227,8 @@ class Transport(VideoModel[TransportState]):
         pictures, qs, ps, zs = [], [], [], []
         for t in range(video.shape[1] - 1):
             with float32(video):
-                features, mass = self._features(state)
-                p, state = self._prior(features, state)
+                features, center, mass = self._features(state)
+                p, state = self._prior(features, center, state)
                 z, q = noise[:, t], None
                 if self.posterior is not None:
                     p = p or standard_normal_like(Gaussian(z, z))
@@ -227,37 +254,48 @@ class Transport(VideoModel[TransportState]):
         gates = self.write_gate(torch.cat([frame, frame, empty.flatten(1, 2)], 1))  # (B, L, H, W)
         canvases = (gates[:, :, None] * frame[:, None]).repeat(n_samples, 1, 1, 1, 1)
         velocity, log_spread, memory = (frame.new_zeros(*canvases.shape[:2], n) for n in (2, 1, self.rnn_size))
-        return TransportState(canvases, velocity, log_spread, (memory, memory), (memory, memory))
+        path = frame.new_zeros(*canvases.shape[:2], HISTORY, 2)
+        return TransportState(canvases, velocity, log_spread, path, (memory, memory), (memory, memory))
 
     def write(self, frame: Tensor, picture: Tensor, canvases: Tensor) -> Tensor:
         """Correct the canvases where the frame differs from the picture expected."""
         gates = self.write_gate(torch.cat([frame, picture, canvases.flatten(1, 2)], 1))
         return (canvases + gates[:, :, None] * (frame - picture)[:, None]).clamp(0, 1)
 
-    def _features(self, state: TransportState) -> tuple[Tensor, Tensor]:
-        """Where layers lie and how they move, (R, L, features), and their mass (R, L, 1); no gradient to the past."""
+    def _features(self, state: TransportState) -> tuple[Tensor, Tensor, Tensor]:
+        """Where layers lie and how they move, (R, L, features), their centers and mass; no gradient to the past."""
         with torch.no_grad():
             weight = state.canvases.square().sum(2) + 1e-7  # (R, L, H, W)
             profiles = torch.stack([weight.sum(-1), weight.sum(-2)], 2)  # (R, L, 2, H)
             mass = profiles[:, :, 0].sum(-1, keepdim=True)
             profiles = profiles / mass[..., None]
-            center = profiles @ self.pixels  # (R, L, 2)
-            extent = ((profiles * (self.pixels - center[..., None]) ** 2).sum(-1) + 1e-4).sqrt()
+            middle = profiles @ self.pixels  # (R, L, 2)
+            extent = ((profiles * (self.pixels - middle[..., None]) ** 2).sum(-1) + 1e-4).sqrt()
+            ink = state.canvases.sum(2) + 1e-7
+            profiles = torch.stack([ink.sum(-1), ink.sum(-2)], 2)
+            center = profiles @ self.pixels / profiles.sum(-1)
             velocity = state.velocity
             features = [
                 *(_fourier(center, self.position_waves), _fourier(center + velocity, self.position_waves)),
                 *(_fourier(velocity, self.velocity_waves), center / 16, extent / 8, mass.log() / 4),
                 *(velocity / 4, state.log_spread),
             ]
-            return torch.cat(features, -1), mass
+            return torch.cat(features, -1), center, mass
 
-    def _prior(self, features: Tensor, state: TransportState) -> tuple[Gaussian | None, TransportState]:
+    def _prior(
+        self, features: Tensor, center: Tensor, state: TransportState
+    ) -> tuple[Gaussian | None, TransportState]:
         """p(z) of the next frame, (R, L, z_dim), None unless it is learned."""
         if self.prior is None:
             return None, state
-        out, memory = self.prior(features, state.prior)
-        mu, logvar = out.chunk(2, -1)
-        return Gaussian(mu, _bounded(logvar)), state._replace(prior=memory)
+        with torch.no_grad():
+            began = center[:, :, None] - state.path.cumsum(2)  # (R, L, HISTORY, 2) where each displacement began
+            history = [_fourier(state.path, self.velocity_waves), _fourier(began, self.position_waves)]
+            changed = (state.path[:, :, 1:] - state.path[:, :, :-1]).abs().amax(-1) > 0.5  # (R, L, HISTORY - 1)
+            history = torch.cat([*history, state.path / 4, began / 16], -1).flatten(2)
+            history = torch.cat([history, changed.to(history)], -1)
+        p, memory = self.prior(features, history, state.prior)
+        return p, state._replace(prior=memory)
 
     def _posterior(
         self, seen: Tensor, p: Gaussian, memory: tuple[Tensor, Tensor] | None
@@ -285,9 +323,11 @@ class Transport(VideoModel[TransportState]):
         velocity = (state.velocity + change).clamp(-self.reach, self.reach)
         displacement = (state.velocity + change + detour).clamp(-self.reach, self.reach)
         log_spread = 1.4 * spread.tanh() - 0.4  # 0.17 to 2.7 px
-        canvases = self._displace(state.canvases, self._snapped(displacement), log_spread)
+        displacement = self._snapped(displacement)
+        canvases = self._displace(state.canvases, displacement, log_spread)
         picture = 1 - functools.reduce(torch.mul, (1 - canvases).unbind(1))
-        return picture, TransportState(canvases, self._snapped(velocity), log_spread, state.prior, memory)
+        path = torch.cat([displacement.detach()[:, :, None], state.path[:, :, :-1]], 2)
+        return picture, TransportState(canvases, self._snapped(velocity), log_spread, path, state.prior, memory)
 
     def _displace(self, canvases: Tensor, displacement: Tensor, log_spread: Tensor) -> Tensor:
         """Spread every canvas over displacements in proportion to exp(-(d - displacement)^2 / (2 spread^2)).
