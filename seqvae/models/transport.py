@@ -28,6 +28,7 @@ from seqvae.models.base import ActionScale, Prediction, VideoModel, float32
 EDGE = 1 / 512  # pictures lie in [EDGE, 1 - EDGE], half a grey level, so that their logits are finite
 FLOOR = 1e-3  # probability that the prior spreads evenly, so that no displacement costs more than some 12 nats
 REACH_BACK = 0.7  # px, width of the displacements in the backward pass: gradients of neighbouring pixels
+MOST_EVIDENCE = 40.0  # nats, so that the network of the posterior can still object
 PRIOR_LR = 3.0  # learning rate of the prior over that of the rest
 HISTORY = 3  # displacements that the prior is shown
 PATCH = 4  # the write gate works on patches of 4x4 pixels
@@ -137,11 +138,11 @@ class Transport(VideoModel[TransportState]):
         if cfg.has_latent:
             evidence = 2 * (n * n + 2 * n + 4 * n_waves[1] + 5)  # see `_evidence`
             self.posterior = Core(features + evidence, cfg.rnn_size, n * n)
-            _scale(self.posterior.head, 0.0)
+            _scale(self.posterior.head, 0.01)
             self.log_trust = nn.Parameter(torch.full((2,), math.log(0.5)))  # in the frame, and in what others leave
             self.fit = nn.Sequential(nn.Linear(5, 32), nn.LeakyReLU(0.2), nn.Linear(32, 2))
-            _scale(self.fit[-1], 0.0)
-            self.wander = nn.Parameter(torch.tensor(0.3))  # in [0, 1]: share of a pixel that displacements may be off
+            _scale(self.fit[-1], 0.01)
+            self.wander = nn.Parameter(torch.tensor(-1.0))  # logit of the share of a pixel that may be off
             self.log_spread = nn.Parameter(torch.tensor(-0.5))  # log of the displacements' width, px
         self.head = ParameterHead(likelihood, channels)
         self.likelihood = likelihood
@@ -287,7 +288,8 @@ class Transport(VideoModel[TransportState]):
             memory = (features.new_zeros(*features.shape[:2], self.rnn_size),) * 2
         found, seen = evidence  # (R, L, 2, D, D), (R, L, ...)
         out, memory = self.posterior(torch.cat([features, seen], -1), memory)
-        logits = out.unflatten(-1, p.shape[-2:]) + (found * self.log_trust.exp()[:, None, None]).sum(2)
+        trusted = (found * self.log_trust.exp()[:, None, None]).sum(2)
+        logits = out.unflatten(-1, p.shape[-2:]) + MOST_EVIDENCE * (trusted / MOST_EVIDENCE).tanh()
         logits = logits.double() + p.detach().log()
         return logits.flatten(2).softmax(-1).unflatten(-1, p.shape[-2:]), memory
 
@@ -316,7 +318,7 @@ class Transport(VideoModel[TransportState]):
             zs.append(z)
             choice, share = cuts.choose(p_axis.detach(), code.double())
             offset = (share - 0.5).to(noise.dtype)
-            wander = self.wander.clamp(0, 1)
+            wander = self.wander.sigmoid()
             displacement = (
                 self.displacements[choice] + wander * offset + (1 - wander.detach()) * (offset - offset.detach())
             )
