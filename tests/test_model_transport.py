@@ -50,6 +50,14 @@ def test_what_leaves_the_picture_does_not_come_back_on_the_other_side():
     assert moved(model, canvas, [-2, 0]).sum() < 1e-5
 
 
+def sure_of(displacement: list[int], model: Transport) -> torch.Tensor:
+    """(1, L, D, D) probabilities, nearly all at one displacement."""
+    n = len(model.displacements)
+    p = torch.full((1, model.layers, n, n), 1e-9, dtype=torch.float64)
+    p[..., displacement[0] + model.reach, displacement[1] + model.reach] = 1
+    return p / p.sum((-2, -1), keepdim=True)
+
+
 @pytest.mark.parametrize("displacement", [(2, -1), (-1, 0)])
 def test_evidence_peaks_at_the_displacement_of_a_layer(displacement):
     model = build(small("transport", layers=1))
@@ -57,7 +65,7 @@ def test_evidence_peaks_at_the_displacement_of_a_layer(displacement):
     frame = canvas[:, 0].roll(displacement, (-2, -1))
     state = state_of(canvas, [0.0, 0.0], model.rnn_size)
     _, mass = model._features(state, None)
-    found, _ = model._evidence(state, mass, model._spectrum(frame))
+    found, _ = model._evidence(state, mass, sure_of([0, 0], model), model._spectrum(frame))
     row, column = divmod(found[0, 0, 0].argmax().item(), 2 * model.reach + 1)
     assert (row - model.reach, column - model.reach) == displacement
 
@@ -71,16 +79,22 @@ def test_evidence_of_a_hidden_layer_is_what_the_others_leave_of_the_frame():
     state = state_of(canvases, [0.0, 0.0], model.rnn_size)
     frame = (one + two)[:, 0]  # nothing moves
     _, mass = model._features(state, None)
-    found, _ = model._evidence(state, mass, model._spectrum(frame))
+    found, _ = model._evidence(state, mass, sure_of([0, 0], model), model._spectrum(frame))
     assert divmod(found[0, 0, 1].argmax().item(), 2 * model.reach + 1) == (model.reach, model.reach)
 
 
-def sure_of(displacement: list[int], model: Transport) -> torch.Tensor:
-    """(1, L, D, D) probabilities, nearly all at one displacement."""
+def test_layers_that_hold_both_things_follow_one_each():
+    model = build(small("transport", layers=2))
+    one, two = torch.zeros(2, 1, 1, 32, 32, dtype=torch.float64)
+    one[..., 10:14, 10:13], two[..., 18:21, 18:21] = 1, 1
+    state = state_of(0.7 * (one + two)[:, None].repeat(1, 2, 1, 1, 1), [0.0, 0.0], model.rnn_size)
+    frame = one.roll((1, 2), (-2, -1)) + two.roll((-2, 0), (-2, -1))
     n = len(model.displacements)
-    p = torch.full((1, model.layers, n, n), 1e-9, dtype=torch.float64)
-    p[..., displacement[0] + model.reach, displacement[1] + model.reach] = 1
-    return p / p.sum((-2, -1), keepdim=True)
+    unsure = torch.full((1, 2, n, n), 1 / n**2, dtype=torch.float64)
+    _, mass = model._features(state, None)
+    found, _ = model._evidence(state, mass, unsure, model._spectrum(frame))
+    likely = found[0, :, 1].flatten(1).argmax(-1)
+    assert {(k // n - model.reach, k % n - model.reach) for k in likely.tolist()} == {(1, 2), (-2, 0)}
 
 
 def test_where_the_prior_is_sure_every_z_stands_for_the_same_displacement():

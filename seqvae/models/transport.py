@@ -120,9 +120,7 @@ class Transport(VideoModel[TransportState]):
         shift = torch.arange(image_size)[:, None] - torch.arange(image_size)  # row moved to minus row moved from
         bands = (shift == self.displacements[:, None, None]).float()  # (D, H, H)
         self.register_buffer("bands", bands.flatten(1), persistent=False)
-        padded = 16 * math.ceil((image_size + self.reach) / 16)  # so that displacements do not wrap
-        self.register_buffer("row_frequencies", torch.fft.fftfreq(padded), persistent=False)
-        self.register_buffer("column_frequencies", torch.fft.rfftfreq(padded), persistent=False)
+        self.padded = 16 * math.ceil((image_size + 2 * self.reach) / 16)  # so that displacements do not wrap
         self.register_buffer("position_waves", 2.0 * image_size / 2 ** torch.arange(6), persistent=False)
         self.register_buffer("velocity_waves", 2.0 ** torch.arange(4, 0, -1), persistent=False)
 
@@ -211,7 +209,7 @@ class Transport(VideoModel[TransportState]):
                 p, memory = self._prior(features, state)
                 displacement = None
                 if self.posterior is not None:
-                    evidence = self._evidence(state, mass, spectra[:, t + 1].repeat(n_samples, 1, 1, 1))
+                    evidence = self._evidence(state, mass, p, spectra[:, t + 1].repeat(n_samples, 1, 1, 1))
                     chosen, seen = self._posterior(features, evidence, p, seen)
                     displacement, q, z = self._displacement(p, noise[:, t].unflatten(-1, (self.layers, 2)), chosen)
                     qs.append(q)
@@ -386,34 +384,50 @@ class Transport(VideoModel[TransportState]):
     @torch.no_grad()
     def _spectrum(self, frames: Tensor) -> Tensor:
         """Fourier transform (..., C, H, W) -> (..., C, S, S // 2 + 1), padded so that displacements do not wrap."""
-        size = len(self.row_frequencies)
         with float32(frames):
-            return torch.fft.rfft2(at_least_float32(frames), s=(size, size))
+            return torch.fft.rfft2(at_least_float32(frames), s=(self.padded, self.padded))
 
-    def _evidence(self, state: TransportState, mass: Tensor, spectrum: Tensor) -> tuple[Tensor, Tensor]:
+    def _correlation(self, seen: Tensor, canvases: Tensor, reach: int) -> Tensor:
+        """From spectra: what is seen against canvases displaced by up to `reach`, (..., 2 reach + 1, same)."""
+        found = torch.fft.irfft2((seen * canvases.conj()).sum(-3), s=(self.padded, self.padded))
+        return found.roll((reach, reach), (-2, -1))[..., : 2 * reach + 1, : 2 * reach + 1]
+
+    def _hidden(self, overlaps: Tensor, where: list[Tensor]) -> Tensor:
+        """How much of what canvases find is of the others, (R, L, D, D), where those moved by `where`, L of (R, 2).
+
+        Args:
+            overlaps: (R, L, L, 2 D - 1, 2 D - 1) correlation of canvas j with canvas l at every difference.
+        """
+        n, reach = len(self.displacements), self.reach
+        places = torch.arange(n, device=overlaps.device) - torch.stack(where, 1)[..., None] + reach  # (R, L, 2, D)
+        rows, columns = (places[:, :, axis, None].expand(-1, -1, self.layers, -1) for axis in (0, 1))
+        rows = rows[..., None].expand(*rows.shape, overlaps.shape[-1])
+        columns = columns[..., None, :].expand(*columns.shape[:3], n, n)
+        return overlaps.gather(-2, rows).gather(-1, columns).sum(1)
+
+    def _evidence(self, state: TransportState, mass: Tensor, p: Tensor, spectrum: Tensor) -> tuple[Tensor, Tensor]:
         """What the frame says about the displacement of every layer; no gradient to the canvases.
 
         The correlation of the frame with a canvas displaced by d equals the canvas's own mass where all of it is found.
-        It is given twice: for the frame, and for what the other layers leave of it if they keep their velocities.
+        It is given twice: for the frame, and for what the other layers leave of it. Where those have moved is guessed
+        one layer after the other, each at its likeliest displacement, or two layers would follow the same thing.
 
         Returns:
             The correlations less their maxima, (R, L, 2, D, D), and features of them, (R, L, evidence).
         """
-        n = 2 * self.reach + 1
+        n = len(self.displacements)
         with torch.no_grad():
             canvases = self._spectrum(state.canvases)  # (R, L, C, S, S // 2 + 1)
-            size = canvases.shape[-2]
+            found = self._correlation(spectrum[:, None], canvases, self.reach)  # (R, L, D, D)
+            overlaps = self._correlation(canvases[:, :, None], canvases[:, None], 2 * self.reach)
+            overlaps = overlaps * (1 - torch.eye(self.layers, device=found.device))[:, :, None, None]
             velocity = state.path[:, :, 0]  # (R, L, 2)
-            angle = -2 * math.pi * velocity
-            rows, columns = (
-                torch.polar(torch.ones_like(a), a)
-                for a in (angle[..., :1] * self.row_frequencies, angle[..., 1:] * self.column_frequencies)
-            )
-            moved = canvases * (rows[..., None] * columns[:, :, None])[:, :, None]
-            left = spectrum[:, None] - (moved.sum(1, keepdim=True) - moved)
-            seen = torch.stack([spectrum[:, None].expand_as(left), left], 2)  # (R, L, 2, C, ...)
-            found = torch.fft.irfft2((seen * canvases[:, :, None].conj()).sum(3), s=(size, size))
-            found = found.roll((self.reach, self.reach), (-2, -1))[..., :n, :n]  # (R, L, 2, D, D)
+            where, trust, expected = list(velocity.round().long().unbind(1)), self.log_trust.exp(), p.log().to(found)
+            for layer in range(self.layers):
+                left = found[:, layer] - self._hidden(overlaps, where)[:, layer]
+                likely = (trust[0] * found[:, layer] + trust[1] * left + expected[:, layer]).flatten(1).argmax(-1)
+                where[layer] = torch.stack([likely // n, likely % n], -1) - self.reach
+            found = torch.stack([found, found - self._hidden(overlaps, where)], 2)  # (R, L, 2, D, D)
             share = found / (mass[..., None, None] + 1)
             peak = share.amax((-2, -1))  # (R, L, 2)
             found = found - found.amax((-2, -1), keepdim=True)
