@@ -419,8 +419,11 @@ class Transport(VideoModel[TransportState]):
         with torch.no_grad():
             canvases = self._spectrum(state.canvases)  # (R, L, C, S, S // 2 + 1)
             found = self._correlation(spectrum[:, None], canvases, self.reach)  # (R, L, D, D)
-            overlaps = self._correlation(canvases[:, :, None], canvases[:, None], 2 * self.reach)
-            overlaps = overlaps * (1 - torch.eye(self.layers, device=found.device))[:, :, None, None]
+            overlaps = found.new_zeros(len(found), self.layers, self.layers, 4 * self.reach + 1, 4 * self.reach + 1)
+            if self.layers > 1:
+                first, second = torch.triu_indices(self.layers, self.layers, 1, device=found.device)
+                pairs = self._correlation(canvases[:, first], canvases[:, second], 2 * self.reach)
+                overlaps[:, first, second], overlaps[:, second, first] = pairs, pairs.flip((-2, -1))
             velocity = state.path[:, :, 0]  # (R, L, 2)
             where, trust, expected = list(velocity.round().long().unbind(1)), self.log_trust.exp(), p.log().to(found)
             for layer in range(self.layers):
