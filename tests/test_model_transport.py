@@ -58,14 +58,18 @@ def sure_of(displacement: list[int], model: Transport) -> torch.Tensor:
     return p / p.sum((-2, -1), keepdim=True)
 
 
+def found_by(model: Transport, state: TransportState, p: torch.Tensor, frame: torch.Tensor) -> torch.Tensor:
+    spectrum, trust = model.evidence.spectrum(frame), model.log_trust.exp()
+    return model.evidence(spectrum, state.canvases, state.path[:, :, 0], p, trust)[0]
+
+
 @pytest.mark.parametrize("displacement", [(2, -1), (-1, 0)])
 def test_evidence_peaks_at_the_displacement_of_a_layer(displacement):
     model = build(small("transport", layers=1))
     canvas = blob()
     frame = canvas[:, 0].roll(displacement, (-2, -1))
     state = state_of(canvas, [0.0, 0.0], model.rnn_size)
-    _, mass = model._features(state, None)
-    found, _ = model._evidence(state, mass, sure_of([0, 0], model), model._spectrum(frame))
+    found = found_by(model, state, sure_of([0, 0], model), frame)
     row, column = divmod(found[0, 0, 0].argmax().item(), 2 * model.reach + 1)
     assert (row - model.reach, column - model.reach) == displacement
 
@@ -78,8 +82,7 @@ def test_evidence_of_a_hidden_layer_is_what_the_others_leave_of_the_frame():
     canvases = torch.cat([one, two], 1)
     state = state_of(canvases, [0.0, 0.0], model.rnn_size)
     frame = (one + two)[:, 0]  # nothing moves
-    _, mass = model._features(state, None)
-    found, _ = model._evidence(state, mass, sure_of([0, 0], model), model._spectrum(frame))
+    found = found_by(model, state, sure_of([0, 0], model), frame)
     assert divmod(found[0, 0, 1].argmax().item(), 2 * model.reach + 1) == (model.reach, model.reach)
 
 
@@ -91,8 +94,7 @@ def test_layers_that_hold_both_things_follow_one_each():
     frame = one.roll((1, 2), (-2, -1)) + two.roll((-2, 0), (-2, -1))
     n = len(model.displacements)
     unsure = torch.full((1, 2, n, n), 1 / n**2, dtype=torch.float64)
-    _, mass = model._features(state, None)
-    found, _ = model._evidence(state, mass, unsure, model._spectrum(frame))
+    found = found_by(model, state, unsure, frame)
     likely = found[0, :, 1].flatten(1).argmax(-1)
     assert {(k // n - model.reach, k % n - model.reach) for k in likely.tolist()} == {(1, 2), (-2, 0)}
 

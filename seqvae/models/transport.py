@@ -1,13 +1,13 @@
-"""A predictor that keeps what it saw and moves it: canvases of pixels under latent velocities (family `transport`).
+"""A predictor that keeps what it saw and moves it: canvases of pixels under latent displacements (family `transport`).
 
 Redrawing every frame from a feature vector forgets what a digit looked like and takes days to learn. Here the context
-is written onto L canvases once; from then on a latent per canvas decides only how it moves. Precedents: dynamic neural
-advection (Finn et al. 2016, arXiv:1605.07157), DDPAE (Hsieh et al. 2018, arXiv:1806.04166), SLAMP (Akan et al. 2021,
-arXiv:2108.02760).
+is written onto L canvases once; from then on two latents per canvas decide only where it moves. Precedents: dynamic
+neural advection (Finn et al. 2016, arXiv:1605.07157), DDPAE (Hsieh et al. 2018, arXiv:1806.04166), SLAMP (Akan et al.
+2021, arXiv:2108.02760).
 
 Shapes: K importance samples, N generated samples, B videos, R rows (K * B or N * B), L layers, T frames, C H W,
-D = 2 * max_displacement + 1 displacements per axis, Z = L * z_dim latents per frame.
-Units: positions, displacements and velocities are in pixels, (row, column); velocities per frame.
+D = 2 * max_displacement + 1 displacements per axis, Z = 2 * L latents per frame.
+Units: positions are in pixels, displacements in pixels per frame, (row, column).
 """
 
 import functools
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from seqvae.config.models import TransportConfig
 from seqvae.gaussian import Gaussian, standard_normal_like
 from seqvae.likelihoods import Likelihood
-from seqvae.likelihoods.base import at_least_float32
 from seqvae.models import cuts
 from seqvae.models.base import ActionScale, Prediction, VideoModel, float32
+from seqvae.models.evidence import VELOCITY_WAVES, Evidence, fourier
 
 EDGE = 1 / 512  # pictures lie in [EDGE, 1 - EDGE], half a grey level, so that their logits are finite
 FLOOR = 1e-3  # probability that the prior spreads evenly, so that no displacement costs more than some 12 nats
@@ -120,9 +120,8 @@ class Transport(VideoModel[TransportState]):
         shift = torch.arange(image_size)[:, None] - torch.arange(image_size)  # row moved to minus row moved from
         bands = (shift == self.displacements[:, None, None]).float()  # (D, H, H)
         self.register_buffer("bands", bands.flatten(1), persistent=False)
-        self.padded = 16 * math.ceil((image_size + 2 * self.reach) / 16)  # so that displacements do not wrap
         self.register_buffer("position_waves", 2.0 * image_size / 2 ** torch.arange(6), persistent=False)
-        self.register_buffer("velocity_waves", 2.0 ** torch.arange(4, 0, -1), persistent=False)
+        self.register_buffer("velocity_waves", torch.tensor(VELOCITY_WAVES), persistent=False)
 
         n, n_waves = len(self.displacements), (len(self.position_waves), len(self.velocity_waves))
         self.write_gate = WriteGate((2 + self.layers) * channels, self.layers, cfg.width, image_size)
@@ -134,8 +133,8 @@ class Transport(VideoModel[TransportState]):
             self.prior = Core(features, cfg.rnn_size, n * n)
             _scale(self.prior.head, 0.3)
         if cfg.has_latent:
-            evidence = 2 * (n * n + 2 * n + 4 * n_waves[1] + 5)  # see `_evidence`
-            self.posterior = Core(features + evidence, cfg.rnn_size, n * n)
+            self.evidence = Evidence(image_size, cfg.layers, self.reach)
+            self.posterior = Core(features + self.evidence.n_features, cfg.rnn_size, n * n)
             _scale(self.posterior.head, 0.01)
             self.log_trust = nn.Parameter(torch.full((2,), math.log(0.5)))  # in the frame, and in what others leave
             self.fit = nn.Sequential(nn.Linear(5, 32), nn.LeakyReLU(0.2), nn.Linear(32, 2))
@@ -168,7 +167,7 @@ class Transport(VideoModel[TransportState]):
     ) -> tuple[Tensor, TransportState]:
         """See `VideoModel.step`."""
         with float32(noise):
-            p, memory = self._prior(self._features(state, actions)[0], state)
+            p, memory = self._prior(self._features(state, actions), state)
             displacement = None
             if self.posterior is not None:
                 displacement, _, _ = self._displacement(p, noise.unflatten(-1, (self.layers, 2)))
@@ -201,15 +200,16 @@ class Transport(VideoModel[TransportState]):
         noise = noise.flatten(0, 1)  # (R, T-1, Z)
         leading = [None] * n_frames if actions is None else actions.repeat(n_samples, 1, 1).unbind(1)  # (R, A)
         state, seen = self._first(video[:, 0], n_samples), None
-        spectra = self._spectrum(video)
+        spectra = None if self.posterior is None else self.evidence.spectrum(video)
         pictures, qs, zs = [], [], []
         for t in range(n_frames):
             with float32(video):
-                features, mass = self._features(state, leading[t])
+                features = self._features(state, leading[t])
                 p, memory = self._prior(features, state)
                 displacement = None
                 if self.posterior is not None:
-                    evidence = self._evidence(state, mass, p, spectra[:, t + 1].repeat(n_samples, 1, 1, 1))
+                    spectrum = spectra[:, t + 1].repeat(n_samples, 1, 1, 1)
+                    evidence = self.evidence(spectrum, state.canvases, state.path[:, :, 0], p, self.log_trust.exp())
                     chosen, seen = self._posterior(features, evidence, p, seen)
                     displacement, q, z = self._displacement(p, noise[:, t].unflatten(-1, (self.layers, 2)), chosen)
                     qs.append(q)
@@ -240,8 +240,8 @@ class Transport(VideoModel[TransportState]):
         gates = self.write_gate(torch.cat([frame, picture, canvases.flatten(1, 2)], 1))
         return (canvases + gates[:, :, None] * (frame - picture)[:, None]).clamp(0, 1)
 
-    def _features(self, state: TransportState, actions: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Where layers lie and how they moved, (R, L, features), and their mass (R, L, 1); no gradient to the past."""
+    def _features(self, state: TransportState, actions: Tensor | None) -> Tensor:
+        """Where layers lie and how they moved, (R, L, features), without gradient to the past."""
         with torch.no_grad():
             ink = state.canvases.sum(2) + 1e-7  # (R, L, H, W)
             profiles = torch.stack([ink.sum(-1), ink.sum(-2)], 2)  # (R, L, 2, H)
@@ -252,14 +252,14 @@ class Transport(VideoModel[TransportState]):
             path = state.path
             began = center[:, :, None] - path.cumsum(2)  # (R, L, HISTORY, 2) where each displacement began
             changed = (path[:, :, 1:] - path[:, :, :-1]).abs().amax(-1) > 0.5  # (R, L, HISTORY - 1)
-            history = [_fourier(path, self.velocity_waves), _fourier(began, self.position_waves), path / 4, began / 16]
+            history = [fourier(path, self.velocity_waves), fourier(began, self.position_waves), path / 4, began / 16]
             features = [
-                *(_fourier(center, self.position_waves), _fourier(center + path[:, :, 0], self.position_waves)),
+                *(fourier(center, self.position_waves), fourier(center + path[:, :, 0], self.position_waves)),
                 *(center / 16, extent / 8, mass.log() / 4, torch.cat(history, -1).flatten(2), changed.to(path)),
             ]
             if self.action_scale is not None:
                 features.append(self.action_scale(actions)[:, None].expand(-1, self.layers, -1))
-            return torch.cat(features, -1), mass
+            return torch.cat(features, -1)
 
     def _prior(self, features: Tensor, state: TransportState) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """p of every displacement, (R, L, D, D) float64, and the next memory."""
@@ -379,68 +379,6 @@ class Transport(VideoModel[TransportState]):
         squares = (self.displacements - displacement[..., None]) ** 2
         return (-0.5 * squares / spread**2).softmax(-1)
 
-    # ---- evidence of motion
-
-    @torch.no_grad()
-    def _spectrum(self, frames: Tensor) -> Tensor:
-        """Fourier transform (..., C, H, W) -> (..., C, S, S // 2 + 1), padded so that displacements do not wrap."""
-        with float32(frames):
-            return torch.fft.rfft2(at_least_float32(frames), s=(self.padded, self.padded))
-
-    def _correlation(self, seen: Tensor, canvases: Tensor, reach: int) -> Tensor:
-        """From spectra: what is seen against canvases displaced by up to `reach`, (..., 2 reach + 1, same)."""
-        found = torch.fft.irfft2((seen * canvases.conj()).sum(-3), s=(self.padded, self.padded))
-        return found.roll((reach, reach), (-2, -1))[..., : 2 * reach + 1, : 2 * reach + 1]
-
-    def _hidden(self, overlaps: Tensor, where: list[Tensor]) -> Tensor:
-        """How much of what canvases find is of the others, (R, L, D, D), where those moved by `where`, L of (R, 2).
-
-        Args:
-            overlaps: (R, L, L, 2 D - 1, 2 D - 1) correlation of canvas j with canvas l at every difference.
-        """
-        n, reach = len(self.displacements), self.reach
-        places = torch.arange(n, device=overlaps.device) - torch.stack(where, 1)[..., None] + reach  # (R, L, 2, D)
-        rows, columns = (places[:, :, axis, None].expand(-1, -1, self.layers, -1) for axis in (0, 1))
-        rows = rows[..., None].expand(*rows.shape, overlaps.shape[-1])
-        columns = columns[..., None, :].expand(*columns.shape[:3], n, n)
-        return overlaps.gather(-2, rows).gather(-1, columns).sum(1)
-
-    def _evidence(self, state: TransportState, mass: Tensor, p: Tensor, spectrum: Tensor) -> tuple[Tensor, Tensor]:
-        """What the frame says about the displacement of every layer; no gradient to the canvases.
-
-        The correlation of the frame with a canvas displaced by d equals the canvas's own mass where all of it is found.
-        It is given twice: for the frame, and for what the other layers leave of it. Where those have moved is guessed
-        one layer after the other, each at its likeliest displacement, or two layers would follow the same thing.
-
-        Returns:
-            The correlations less their maxima, (R, L, 2, D, D), and features of them, (R, L, evidence).
-        """
-        n = len(self.displacements)
-        with torch.no_grad():
-            canvases = self._spectrum(state.canvases)  # (R, L, C, S, S // 2 + 1)
-            found = self._correlation(spectrum[:, None], canvases, self.reach)  # (R, L, D, D)
-            overlaps = found.new_zeros(len(found), self.layers, self.layers, 4 * self.reach + 1, 4 * self.reach + 1)
-            if self.layers > 1:
-                first, second = torch.triu_indices(self.layers, self.layers, 1, device=found.device)
-                pairs = self._correlation(canvases[:, first], canvases[:, second], 2 * self.reach)
-                overlaps[:, first, second], overlaps[:, second, first] = pairs, pairs.flip((-2, -1))
-            velocity = state.path[:, :, 0]  # (R, L, 2)
-            where, trust, expected = list(velocity.round().long().unbind(1)), self.log_trust.exp(), p.log().to(found)
-            for layer in range(self.layers):
-                left = found[:, layer] - self._hidden(overlaps, where)[:, layer]
-                likely = (trust[0] * found[:, layer] + trust[1] * left + expected[:, layer]).flatten(1).argmax(-1)
-                where[layer] = torch.stack([likely // n, likely % n], -1) - self.reach
-            found = torch.stack([found, found - self._hidden(overlaps, where)], 2)  # (R, L, 2, D, D)
-            share = found / (mass[..., None, None] + 1)
-            peak = share.amax((-2, -1))  # (R, L, 2)
-            found = found - found.amax((-2, -1), keepdim=True)
-            chance = found.flatten(3).softmax(-1).unflatten(-1, (n, n))
-            rows, columns = chance.sum(-1), chance.sum(-2)  # (R, L, 2, D)
-            mean = torch.stack([rows @ self.displacements, columns @ self.displacements], -1)  # (R, L, 2, 2)
-            parts = [2 * (share - peak[..., None, None]).flatten(2), rows.flatten(2), columns.flatten(2)]
-            parts += [mean.flatten(2) / 4, (mean - velocity[:, :, None]).flatten(2), peak]
-            return found, torch.cat([*parts, _fourier(mean.flatten(2), self.velocity_waves)], -1)
-
 
 class ParameterHead(nn.Module):
     """Pictures to likelihood parameters: their logits, and whatever else the likelihood wants from 1x1 convolutions."""
@@ -466,12 +404,6 @@ class ParameterHead(nn.Module):
 def _block(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, 1)
     return nn.Sequential(conv, nn.GroupNorm(max(1, out_channels // 16), out_channels), nn.LeakyReLU(0.2))
-
-
-def _fourier(x: Tensor, wavelengths: Tensor) -> Tensor:
-    """Sines and cosines of (..., n) at every wavelength, (..., 2 * n * len(wavelengths))."""
-    angle = x[..., None] * (2 * math.pi / wavelengths)
-    return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
 
 
 def _scale(layer: nn.Linear, factor: float) -> None:
