@@ -25,7 +25,8 @@ from seqvae.models import cuts
 from seqvae.models.base import ActionScale, Prediction, VideoModel, float32
 from seqvae.models.evidence import VELOCITY_WAVES, Evidence, fourier
 
-EDGE = 1 / 512  # pictures lie in [EDGE, 1 - EDGE], half a grey level, so that their logits are finite
+# Pictures lie in [EDGE, 1 - EDGE], so that their logits are finite. Half a grey level would cost black 0.03 of SSIM.
+EDGE = 1e-4
 FLOOR = 1e-3  # probability that the prior spreads evenly, so that no displacement costs more than some 12 nats
 REACH_BACK = 0.7  # px, width of the displacements in the backward pass: gradients of neighbouring pixels
 MOST_EVIDENCE = 40.0  # nats, so that the network of the posterior can still object
