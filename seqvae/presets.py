@@ -124,11 +124,11 @@ PRESETS |= {
         ),
     ),
     "smmnist-transport-geco": (
-        "stochastic Moving MNIST, canvases that move, GECO: per-pixel RMSE 0.035",
+        "stochastic Moving MNIST, canvases that move, GECO: per-pixel RMSE 0.025",
         RunConfig(
             **_TRANSPORT,
             likelihood=_GAUSSIAN,
-            objective=GecoConfig(tolerance=0.035, lambda_start=0.1),
+            objective=GecoConfig(tolerance=0.025, lambda_start=0.1),
         ),
     ),
     "smmnist-transport-sigma": (

@@ -1,22 +1,26 @@
 """The transport family's parts, each against something simpler."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from seqvae.config import TransportConfig
+from seqvae.gaussian import gaussian_kl, standard_normal_like
 from seqvae.likelihoods import build_likelihood
-from seqvae.models import Transport
-from seqvae.models.transport import TransportState
+from seqvae.models import Transport, cuts
+from seqvae.models.transport import HISTORY, TransportState
 from tests.families import build, clips, noise, small
 
 
 def moved(model: Transport, canvases: torch.Tensor, displacement: list[float]) -> torch.Tensor:
     rows = canvases.shape[:2]
-    narrow = torch.full((*rows, 1), -1.8, dtype=canvases.dtype)
-    return model._displace(canvases, torch.tensor(displacement, dtype=canvases.dtype).expand(*rows, 2), narrow)
+    model.log_spread.data.fill_(-1.8)
+    state = state_of(canvases, [0.0, 0.0], model.rnn_size)
+    displacements = torch.tensor(displacement, dtype=canvases.dtype).expand(*rows, 2)
+    return model._move(state, None, displacements, state.memory)[1].canvases
 
 
 def blob(size: int = 32) -> torch.Tensor:
@@ -29,8 +33,8 @@ def blob(size: int = 32) -> torch.Tensor:
 def state_of(canvases: torch.Tensor, velocity: list[float], rnn_size: int) -> TransportState:
     rows = canvases.shape[:2]
     memory = (torch.zeros(*rows, rnn_size, dtype=canvases.dtype),) * 2
-    velocities = torch.tensor(velocity, dtype=canvases.dtype).expand(*rows, 2)
-    return TransportState(canvases, velocities, torch.zeros(*rows, 1, dtype=canvases.dtype), memory, memory)
+    path = torch.tensor(velocity, dtype=canvases.dtype).expand(*rows, HISTORY, 2)
+    return TransportState(canvases, path, memory)
 
 
 @pytest.mark.parametrize("displacement", [(2, -1), (0, 0), (-2, 2)])
@@ -46,27 +50,17 @@ def test_what_leaves_the_picture_does_not_come_back_on_the_other_side():
     assert moved(model, canvas, [-2, 0]).sum() < 1e-5
 
 
-def test_snaps_are_one_pull_as_many_times():
-    once, often = (build(dataclasses.replace(small("transport"), snaps=snaps)) for snaps in (1, 5))
-    velocity = torch.linspace(-2, 2, 41, dtype=torch.float64).view(1, 41, 1).repeat(1, 1, 2)
-    expected = velocity
-    for _ in range(5):
-        expected = once._snapped(expected)
-    assert_close(often._snapped(velocity), expected)
-    assert not torch.allclose(once._snapped(velocity), expected, atol=1e-2)
+def sure_of(displacement: list[int], model: Transport) -> torch.Tensor:
+    """(1, L, D, D) probabilities, nearly all at one displacement."""
+    n = len(model.displacements)
+    p = torch.full((1, model.layers, n, n), 1e-9, dtype=torch.float64)
+    p[..., displacement[0] + model.reach, displacement[1] + model.reach] = 1
+    return p / p.sum((-2, -1), keepdim=True)
 
 
-def test_velocities_snap_to_whole_pixels_with_a_slope_of_at_most_one():
-    model = build(small("transport"))
-    model.snap.data.fill_(1.0)
-    v = torch.linspace(-2, 2, 81, dtype=torch.float64, requires_grad=True)
-    snapped = model._snapped(v)
-    (slope,) = torch.autograd.grad(snapped.sum(), v)
-    near = (v - v.round()).abs() < 0.31
-    assert_close(snapped[near], v[near].round(), atol=0.01, rtol=0)
-    assert slope.min() >= 0 and slope.max() <= 1 + 1e-12
-    model.snap.data.fill_(0.0)
-    assert_close(model._snapped(v), v)
+def found_by(model: Transport, state: TransportState, p: torch.Tensor, frame: torch.Tensor) -> torch.Tensor:
+    spectrum, trust = model.evidence.spectrum(frame), model.log_trust.exp()
+    return model.evidence(spectrum, state.canvases, state.path[:, :, 0], p, trust)[0]
 
 
 @pytest.mark.parametrize("displacement", [(2, -1), (-1, 0)])
@@ -75,11 +69,8 @@ def test_evidence_peaks_at_the_displacement_of_a_layer(displacement):
     canvas = blob()
     frame = canvas[:, 0].roll(displacement, (-2, -1))
     state = state_of(canvas, [0.0, 0.0], model.rnn_size)
-    _, mass = model._features(state)
-    evidence = model._evidence(state, mass, model._spectrum(frame))
-    n = 2 * model.reach + 1
-    share = evidence[0, 0, : n * n].unflatten(0, (n, n))  # of the frame itself, its peak subtracted
-    row, column = divmod(share.argmax().item(), n)
+    found = found_by(model, state, sure_of([0, 0], model), frame)
+    row, column = divmod(found[0, 0, 0].argmax().item(), 2 * model.reach + 1)
     assert (row - model.reach, column - model.reach) == displacement
 
 
@@ -91,24 +82,82 @@ def test_evidence_of_a_hidden_layer_is_what_the_others_leave_of_the_frame():
     canvases = torch.cat([one, two], 1)
     state = state_of(canvases, [0.0, 0.0], model.rnn_size)
     frame = (one + two)[:, 0]  # nothing moves
-    _, mass = model._features(state)
-    evidence = model._evidence(state, mass, model._spectrum(frame))
-    n = 2 * model.reach + 1
-    left = evidence[0, 0, n * n : 2 * n * n].unflatten(0, (n, n))
-    assert divmod(left.argmax().item(), n) == (model.reach, model.reach)
+    found = found_by(model, state, sure_of([0, 0], model), frame)
+    assert divmod(found[0, 0, 1].argmax().item(), 2 * model.reach + 1) == (model.reach, model.reach)
 
 
-def test_a_layer_keeps_its_velocity_while_no_event_opens_the_gate():
+def test_layers_that_hold_both_things_follow_one_each():
+    model = build(small("transport", layers=2))
+    one, two = torch.zeros(2, 1, 1, 32, 32, dtype=torch.float64)
+    one[..., 10:14, 10:13], two[..., 18:21, 18:21] = 1, 1
+    state = state_of(0.7 * (one + two)[:, None].repeat(1, 2, 1, 1, 1), [0.0, 0.0], model.rnn_size)
+    frame = one.roll((1, 2), (-2, -1)) + two.roll((-2, 0), (-2, -1))
+    n = len(model.displacements)
+    unsure = torch.full((1, 2, n, n), 1 / n**2, dtype=torch.float64)
+    found = found_by(model, state, unsure, frame)
+    likely = found[0, :, 1].flatten(1).argmax(-1)
+    assert {(k // n - model.reach, k % n - model.reach) for k in likely.tolist()} == {(1, 2), (-2, 0)}
+
+
+def test_where_the_prior_is_sure_every_z_stands_for_the_same_displacement():
     model = build(small("transport"))
-    state = state_of(clips(1, 2)[:, :, :], [1.0, -2.0], model.rnn_size)
-    features, _ = model._features(state)
-    z = noise(1, 2, model.z_dim // 2)
-    z[..., 0] = -100
-    _, after = model._move(features, z, state)
-    assert_close(after.velocity, model._snapped(state.velocity))
-    z[..., 0] = 100
-    _, after = model._move(features, z, state)
-    assert (after.velocity - model._snapped(state.velocity)).abs().max() > 0.01
+    model.wander.data.fill_(-100.0)
+    for z in (-3.0, 0.0, 3.0):
+        z = torch.full((1, model.layers, 2), z, dtype=torch.float64)
+        displacement, q, _ = model._displacement(sure_of([1, -2], model), z)
+        assert q is None
+        assert_close(displacement, torch.tensor([1.0, -2.0]).double().expand(1, model.layers, 2))
+
+
+def test_displacements_of_the_prior_are_as_frequent_as_it_says():
+    model = build(small("transport"))
+    n, generator = len(model.displacements), torch.Generator().manual_seed(0)
+    p = torch.rand(1, 1, n, n, dtype=torch.float64, generator=generator)
+    p = (p / p.sum()).expand(20_000, 1, n, n)
+    z = torch.randn(20_000, 1, 2, dtype=torch.float64, generator=generator)
+    index = (model._displacement(p, z)[0].round() + model.reach).long().flatten(0, 1)
+    counts = torch.zeros(n, n, dtype=torch.float64).index_put_(tuple(index.T), torch.tensor(1.0).double(), True)
+    assert_close(counts / counts.sum(), p[0, 0], atol=0.01, rtol=0)
+
+
+def test_a_posterior_that_knows_the_displacement_finds_it_at_no_more_than_its_surprise():
+    model = build(small("transport"))
+    model.wander.data.fill_(-100.0)
+    torch.nn.init.zeros_(model.fit[-1].weight)
+    torch.nn.init.zeros_(model.fit[-1].bias)
+    n = len(model.displacements)
+    p = torch.full((4000, model.layers, n, n), 1 / n**2, dtype=torch.float64)
+    chosen = sure_of([2, -1], model).expand_as(p)
+    z = torch.randn(4000, model.layers, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    displacement, q, _ = model._displacement(p, z, chosen)
+    assert ((displacement - torch.tensor([2.0, -1.0])).abs().amax(-1) < 0.5).double().mean() > 0.8
+    kl = gaussian_kl(q, standard_normal_like(q))
+    assert kl.min() > 1 and kl.max() < math.log(n**2)  # of all densities with these moments q has the largest entropy
+
+
+def test_a_posterior_that_knows_nothing_new_costs_nothing():
+    model = build(small("transport"))
+    torch.nn.init.zeros_(model.fit[-1].weight)
+    torch.nn.init.zeros_(model.fit[-1].bias)
+    n = len(model.displacements)
+    p = torch.rand(3, 2, n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    p = p / p.sum((-2, -1), keepdim=True)
+    _, q, _ = model._displacement(p, torch.zeros(3, 2, 2, dtype=torch.float64), p)
+    assert gaussian_kl(q, standard_normal_like(q)).abs().max() < 1e-12
+
+
+def test_moments_are_those_of_samples():
+    generator = torch.Generator().manual_seed(0)
+    p = torch.tensor([0.5, 0.02, 0.3, 0.18], dtype=torch.float64)
+    chosen = torch.tensor([0.1, 0.6, 0.0, 0.3], dtype=torch.float64)
+    z = torch.randn(400_000, dtype=torch.float64, generator=generator)
+    choice, share = cuts.choose(p.expand(len(z), -1), z)
+    assert share.min() >= 0 and share.max() <= 1
+    weight = (chosen / p)[choice]
+    mean, variance = cuts.moments(cuts.cuts(p), p, chosen)
+    sampled = (weight * z).sum() / weight.sum()
+    assert_close(mean, sampled, atol=0.02, rtol=0)
+    assert_close(variance, (weight * (z - sampled).square()).sum() / weight.sum(), atol=0.02, rtol=0)
 
 
 def test_the_prior_learns_from_the_kl_alone():
@@ -139,9 +188,7 @@ def test_the_whole_model_compiles_without_a_graph_break():
 
 
 def test_settings_that_no_model_could_have_are_refused():
-    with pytest.raises(ValueError, match="model.z-dim is not used with model.prior none"):
-        TransportConfig(prior="none", z_dim=4)
-    with pytest.raises(ValueError, match="model.z-dim must be >= 2"):
-        TransportConfig(z_dim=1)
+    with pytest.raises(ValueError, match="model.actions must be in"):
+        TransportConfig(actions=-1)
     with pytest.raises(ValueError, match="model.layers must be >= 1, got 0"):
         dataclasses.replace(TransportConfig(), layers=0)

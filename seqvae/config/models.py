@@ -82,17 +82,14 @@ class TransportConfig(ModelConfig):
     family: Literal["transport"] = "transport"
     prior: Literal["learned", "fixed", "none"] = "learned"  # none: no latent, a deterministic predictor
     layers: int = 2  # canvases: at least as many as there are things that move on their own
-    z_dim: int = 5  # latents per layer and frame; unused with prior none
-    rnn_size: int = 192  # hidden units of prior, posterior and frame predictor, which serve all layers
+    rnn_size: int = 192  # hidden units of prior and posterior, which serve all layers
     width: int = 32  # channels of the network that writes the context onto the canvases
     max_displacement: int = 5  # pixels per frame and axis
-    snaps: int = 3  # pulls of velocities towards whole pixels per frame; more: sharper futures of a trained model
+    actions: int = 0  # numbers of each action given to prior and posterior (bair, pushing: 4); 0: none
 
     def __post_init__(self) -> None:
-        if not self.has_latent:
-            self.refuse("is not used with model.prior none", "z_dim")
-        self.require(">= 2, for when and how velocities change", lambda value: value >= 2, "z_dim")
-        self.require_positive("layers", "rnn_size", "width", "max_displacement", "snaps")
+        self.require_positive("layers", "rnn_size", "width", "max_displacement")
+        self.require("in [0, 1024]", lambda value: 0 <= value <= 1024, "actions")
 
     @property
     def has_latent(self) -> bool:
@@ -101,7 +98,7 @@ class TransportConfig(ModelConfig):
     def least_weights(self) -> int:
         gate = 9 * 4**2 * self.width * (self.layers + 2)  # on patches of 4x4 pixels
         evidence = 2 * (2 * self.max_displacement + 1) ** 2
-        return gate + self.rnn_size * (16 * self.rnn_size + evidence + self.has_latent * self.z_dim)
+        return gate + self.rnn_size * (16 * self.rnn_size + evidence)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,13 @@
-"""A predictor that keeps what it saw and moves it: canvases of pixels under latent velocities (family `transport`).
+"""A predictor that keeps what it saw and moves it: canvases of pixels under latent displacements (family `transport`).
 
 Redrawing every frame from a feature vector forgets what a digit looked like and takes days to learn. Here the context
-is written onto L canvases once; from then on a latent per canvas decides only how it moves. Precedents: dynamic neural
-advection (Finn et al. 2016, arXiv:1605.07157), DDPAE (Hsieh et al. 2018, arXiv:1806.04166), SLAMP (Akan et al. 2021,
-arXiv:2108.02760).
+is written onto L canvases once; from then on two latents per canvas decide only where it moves. Precedents: dynamic
+neural advection (Finn et al. 2016, arXiv:1605.07157), DDPAE (Hsieh et al. 2018, arXiv:1806.04166), SLAMP (Akan et al.
+2021, arXiv:2108.02760).
 
 Shapes: K importance samples, N generated samples, B videos, R rows (K * B or N * B), L layers, T frames, C H W,
-D = 2 * max_displacement + 1 displacements per axis, Z = L * z_dim latents per frame.
-Units: positions, displacements and velocities are in pixels, (row, column); velocities per frame.
+D = 2 * max_displacement + 1 displacements per axis, Z = 2 * L latents per frame.
+Units: positions are in pixels, displacements in pixels per frame, (row, column).
 """
 
 import functools
@@ -21,12 +21,17 @@ from torch import Tensor, nn
 from seqvae.config.models import TransportConfig
 from seqvae.gaussian import Gaussian, standard_normal_like
 from seqvae.likelihoods import Likelihood
-from seqvae.likelihoods.base import at_least_float32
-from seqvae.models.base import Prediction, VideoModel, float32
+from seqvae.models import cuts
+from seqvae.models.base import ActionScale, Prediction, VideoModel, float32
+from seqvae.models.evidence import VELOCITY_WAVES, Evidence, fourier
 
-EDGE = 1 / 512  # pictures lie in [EDGE, 1 - EDGE], half a grey level, so that their logits are finite
-LOGVAR_RANGE = 8.0  # of the latents, reached smoothly
+# Pictures lie in [EDGE, 1 - EDGE], so that their logits are finite. Half a grey level would cost black 0.03 of SSIM.
+EDGE = 1e-4
+FLOOR = 1e-3  # probability that the prior spreads evenly, so that no displacement costs more than some 12 nats
+REACH_BACK = 0.7  # px, width of the displacements in the backward pass: gradients of neighbouring pixels
+MOST_EVIDENCE = 40.0  # nats, so that the network of the posterior can still object
 PRIOR_LR = 3.0  # learning rate of the prior over that of the rest
+HISTORY = 3  # displacements that the prior is shown
 PATCH = 4  # the write gate works on patches of 4x4 pixels
 
 
@@ -82,25 +87,23 @@ class TransportState(NamedTuple):
     """What the model knows after a frame."""
 
     canvases: Tensor  # (R, L, C, H, W) in [0, 1]
-    velocity: Tensor  # (R, L, 2)
-    log_spread: Tensor  # (R, L, 1) log of the standard deviation of the last displacement
-    prior: tuple[Tensor, Tensor]  # LSTM states, (R, L, rnn_size) each
-    frame_predictor: tuple[Tensor, Tensor]  # the same
+    path: Tensor  # (R, L, HISTORY, 2) the last displacements, latest first
+    memory: tuple[Tensor, Tensor]  # LSTM state of the prior, (R, L, rnn_size) each
 
 
 class Transport(VideoModel[TransportState]):
-    """Canvases under latent velocities.
+    """Canvases under latent displacements.
 
     Observing a frame x:            canvas_l += gate_l (x - picture); at the first frame canvas_l = gate_l x.
-    Predicting one, in every layer: z from the prior, or from the posterior, which has evidence of the displacement,
-                                    velocity += event(z) change(z),
-                                    displacement = velocity + event(z) detour(z), for this frame alone,
-                                    canvas_l moved by a narrow distribution around the displacement,
+    Predicting one, in every layer: p(d) over the D^2 displacements, given the past,
+                                    z ~ N(0, 1), or from the posterior, which has evidence of the displacement,
+                                    d = the displacement in whose interval of z it lies (`cuts`): rows, then columns,
+                                    canvas_l moved by d,
                                     picture = 1 - prod_l (1 - canvas_l), which suits bright things on black.
 
-    `event` in [0, 1] is a gate that the first latent opens. While it is closed a layer keeps its velocity whatever the
-    other latents are, so they cost no KL and add no noise: a future without surprise stays exact for ever. One set of
-    weights serves all layers, so nothing depends on which thing lies on which canvas.
+    Where p is sure of a displacement its interval is the whole line: whatever z is, a future without surprise stays
+    exact for ever, and costs no KL. One set of weights serves all layers, so nothing depends on which thing lies on
+    which canvas.
     """
 
     compiled = ("write_gate",)
@@ -109,37 +112,36 @@ class Transport(VideoModel[TransportState]):
     def __init__(
         self, cfg: TransportConfig, likelihood: Likelihood, *, image_size: int, channels: int, n_past: int
     ) -> None:
-        z_dim = cfg.z_dim if cfg.has_latent else 0  # per layer
-        super().__init__(channels=channels, image_size=image_size, n_past=n_past, z_dim=cfg.layers * z_dim)
-        self.layers, self.reach, self.rnn_size, self.snaps = cfg.layers, cfg.max_displacement, cfg.rnn_size, cfg.snaps
+        z_dim = 2 * cfg.layers if cfg.has_latent else 0  # a row and a column
+        super().__init__(channels=channels, image_size=image_size, n_past=n_past, z_dim=z_dim)
+        self.layers, self.reach, self.rnn_size = cfg.layers, cfg.max_displacement, cfg.rnn_size
+        self.action_scale = ActionScale(cfg.actions) if cfg.actions else None
         self.register_buffer("displacements", torch.arange(-self.reach, self.reach + 1.0), persistent=False)
         self.register_buffer("pixels", torch.arange(image_size) - (image_size - 1) / 2, persistent=False)
         shift = torch.arange(image_size)[:, None] - torch.arange(image_size)  # row moved to minus row moved from
         bands = (shift == self.displacements[:, None, None]).float()  # (D, H, H)
         self.register_buffer("bands", bands.flatten(1), persistent=False)
-        padded = 16 * math.ceil((image_size + self.reach) / 16)  # so that displacements do not wrap
-        self.register_buffer("row_frequencies", torch.fft.fftfreq(padded), persistent=False)
-        self.register_buffer("column_frequencies", torch.fft.rfftfreq(padded), persistent=False)
         self.register_buffer("position_waves", 2.0 * image_size / 2 ** torch.arange(6), persistent=False)
-        self.register_buffer("velocity_waves", 2.0 ** torch.arange(4, 0, -1), persistent=False)
+        self.register_buffer("velocity_waves", torch.tensor(VELOCITY_WAVES), persistent=False)
 
-        n_displacements, n_waves = len(self.displacements), (len(self.position_waves), len(self.velocity_waves))
+        n, n_waves = len(self.displacements), (len(self.position_waves), len(self.velocity_waves))
         self.write_gate = WriteGate((2 + self.layers) * channels, self.layers, cfg.width, image_size)
-        features = 4 * (2 * n_waves[0] + n_waves[1]) + 8  # see `_features`
-        evidence = 2 * (n_displacements**2 + 2 * n_displacements + 4 * n_waves[1] + 5)  # see `_evidence`
-        self.prior = self.posterior = self.gain = None
-        if z_dim:
-            self.posterior = Core(features + evidence + 2 * z_dim, cfg.rnn_size, 2 * z_dim + 1)
-            self.log_temperature = nn.Parameter(torch.zeros(()))  # of the evidence
-            self.gain = nn.Linear(z_dim - 1, 2, bias=False)
-            nn.init.orthogonal_(self.gain.weight, 2.0)
-            _scale(self.posterior.head, 0.3)
-        if cfg.prior == "learned":
-            self.prior = Core(features, cfg.rnn_size, 2 * z_dim)
+        features = 8 * n_waves[0] + 5 + HISTORY * (4 * sum(n_waves) + 4) + HISTORY - 1 + cfg.actions  # see `_features`
+        self.prior = self.posterior = self.changes = None
+        if cfg.prior == "fixed":
+            self.changes = nn.Parameter(torch.zeros(2, 4 * self.reach + 1))  # log p of a change, by axis
+        else:
+            self.prior = Core(features, cfg.rnn_size, n * n)
             _scale(self.prior.head, 0.3)
-        self.frame_predictor = Core(features + z_dim, cfg.rnn_size, 6)
-        _scale(self.frame_predictor.head, 0.01)  # velocities start out nearly constant
-        self.snap = nn.Parameter(torch.tensor(0.5))  # in [0, 1]: how strongly velocities are pulled to whole pixels
+        if cfg.has_latent:
+            self.evidence = Evidence(image_size, cfg.layers, self.reach)
+            self.posterior = Core(features + self.evidence.n_features, cfg.rnn_size, n * n)
+            _scale(self.posterior.head, 0.01)
+            self.log_trust = nn.Parameter(torch.full((2,), math.log(0.5)))  # in the frame, and in what others leave
+            self.fit = nn.Sequential(nn.Linear(5, 32), nn.LeakyReLU(0.2), nn.Linear(32, 2))
+            _scale(self.fit[-1], 0.01)
+            self.wander = nn.Parameter(torch.tensor(-1.0))  # logit of the share of a pixel that may be off
+            self.log_spread = nn.Parameter(torch.tensor(-0.5))  # log of the displacements' width, px
         self.head = ParameterHead(likelihood, channels)
         self.likelihood = likelihood
 
@@ -148,28 +150,29 @@ class Transport(VideoModel[TransportState]):
     def forward(
         self, video: Tensor, noise: Tensor, n_past: int | None = None, actions: Tensor | None = None
     ) -> Prediction:
-        """See `VideoModel.forward`. Each sample has its own q and p, which see earlier z in the velocities."""
+        """See `VideoModel.forward`. Each sample has its own q, which sees earlier z in the displacements."""
         n_samples = noise.shape[0]
-        _, pictures, q, p, z = self._follow(video, noise, n_past or self.n_past)
-        params = self.head(pictures)
-        if n_samples > 1 and q is not None:
-            q, p = (Gaussian(*(x.unflatten(0, (n_samples, -1)) for x in g)) for g in (q, p))
+        _, pictures, q, z = self._follow(video, noise, n_past or self.n_past, actions)
+        params, p = self.head(pictures), None
+        if q is not None:
+            q = q if n_samples == 1 else Gaussian(*(x.unflatten(0, (n_samples, -1)) for x in q))
+            p = standard_normal_like(q)
         return Prediction(params.unflatten(0, (n_samples, -1)), q, p, z.unflatten(0, (n_samples, -1)))
 
     def start(self, context: Tensor, noise: Tensor, actions: Tensor | None = None) -> TransportState:
         """See `VideoModel.start`."""
-        return self._follow(context, noise, context.shape[1])[0]
+        return self._follow(context, noise, context.shape[1], actions)[0]
 
     def step(
         self, state: TransportState, noise: Tensor, actions: Tensor | None = None
     ) -> tuple[Tensor, TransportState]:
         """See `VideoModel.step`."""
-        z = noise.unflatten(-1, (self.layers, -1))  # (R, L, z_dim)
         with float32(noise):
-            features, _ = self._features(state)
-            p, state = self._prior(features, state)
-            z = z if p is None else p.sample(z)
-            picture, state = self._move(features, z, state)
+            p, memory = self._prior(self._features(state, actions), state)
+            displacement = None
+            if self.posterior is not None:
+                displacement, _, _ = self._displacement(p, noise.unflatten(-1, (self.layers, 2)))
+            picture, state = self._move(state, p, displacement, memory)
             return self.head(picture), state
 
     def parameter_groups(self) -> list[dict[str, object]]:
@@ -182,178 +185,200 @@ class Transport(VideoModel[TransportState]):
     # ---- one frame
 
     def _follow(
-        self, video: Tensor, noise: Tensor, n_written: int
-    ) -> tuple[TransportState, Tensor, Gaussian | None, Gaussian | None, Tensor]:
+        self, video: Tensor, noise: Tensor, n_written: int, actions: Tensor | None
+    ) -> tuple[TransportState, Tensor, Gaussian | None, Tensor]:
         """Predict frames 1..T-1 with z from the posterior; write the first n_written frames onto the canvases.
 
         Args:
             video: (B, T, C, H, W).
             noise: (K, B, T-1, Z).
+            actions: (B, T-1, A) or None.
 
         Returns:
-            The state after the last frame, pictures (R, T-1, C, H, W), q and p (R, T-1, Z) or None, z (R, T-1, Z).
+            The state after the last frame, pictures (R, T-1, C, H, W), q (R, T-1, Z) or None, z (R, T-1, Z).
         """
-        n_samples = noise.shape[0]
-        noise = noise.flatten(0, 1).unflatten(-1, (self.layers, -1))  # (R, T-1, L, z_dim)
+        n_samples, n_frames = noise.shape[0], video.shape[1] - 1
+        noise = noise.flatten(0, 1)  # (R, T-1, Z)
+        leading = [None] * n_frames if actions is None else actions.repeat(n_samples, 1, 1).unbind(1)  # (R, A)
         state, seen = self._first(video[:, 0], n_samples), None
-        spectra = self._spectrum(video)
-        pictures, qs, ps, zs = [], [], [], []
-        for t in range(video.shape[1] - 1):
+        spectra = None if self.posterior is None else self.evidence.spectrum(video)
+        pictures, qs, zs = [], [], []
+        for t in range(n_frames):
             with float32(video):
-                features, mass = self._features(state)
-                p, state = self._prior(features, state)
-                z, q = noise[:, t], None
+                features = self._features(state, leading[t])
+                p, memory = self._prior(features, state)
+                displacement = None
                 if self.posterior is not None:
-                    p = p or standard_normal_like(Gaussian(z, z))
-                    evidence = self._evidence(state, mass, spectra[:, t + 1].repeat(n_samples, 1, 1, 1))
-                    q, seen = self._posterior(torch.cat([features, evidence], -1), p, seen)
-                    z = q.sample(z)
-                picture, state = self._move(features, z, state)
-            for values, value in ((pictures, picture), (qs, q), (ps, p), (zs, z)):
-                values.append(value)
+                    spectrum = spectra[:, t + 1].repeat(n_samples, 1, 1, 1)
+                    evidence = self.evidence(spectrum, state.canvases, state.path[:, :, 0], p, self.log_trust.exp())
+                    chosen, seen = self._posterior(features, evidence, p, seen)
+                    displacement, q, z = self._displacement(p, noise[:, t].unflatten(-1, (self.layers, 2)), chosen)
+                    qs.append(q)
+                    zs.append(z)
+                picture, state = self._move(state, p, displacement, memory)
+            pictures.append(picture)
             if t + 1 < n_written:
                 frame = video[:, t + 1].repeat(n_samples, 1, 1, 1)
                 state = state._replace(canvases=self.write(frame, picture, state.canvases))
         if not pictures:  # a context of one frame
-            return state, video[:, 1:], None, None, noise.flatten(2)
-        q = p = None
-        if self.posterior is not None:
-            q, p = (Gaussian(*(torch.stack(x, 1).flatten(2) for x in zip(*gs))) for gs in (qs, ps))
-        return state, torch.stack(pictures, 1), q, p, torch.stack(zs, 1).flatten(2)
+            return state, video[:, 1:], None, noise
+        if not qs:
+            return state, torch.stack(pictures, 1), None, noise
+        q = Gaussian(*(torch.stack(x, 1).flatten(2) for x in zip(*qs)))
+        return state, torch.stack(pictures, 1), q, torch.stack(zs, 1).flatten(2)
 
     def _first(self, frame: Tensor, n_samples: int) -> TransportState:
         """The state after the first frame (B, C, H, W), for n_samples rows of each video."""
         empty = frame.new_zeros(len(frame), self.layers, *frame.shape[1:])
         gates = self.write_gate(torch.cat([frame, frame, empty.flatten(1, 2)], 1))  # (B, L, H, W)
         canvases = (gates[:, :, None] * frame[:, None]).repeat(n_samples, 1, 1, 1, 1)
-        velocity, log_spread, memory = (frame.new_zeros(*canvases.shape[:2], n) for n in (2, 1, self.rnn_size))
-        return TransportState(canvases, velocity, log_spread, (memory, memory), (memory, memory))
+        rows = canvases.shape[:2]
+        memory = frame.new_zeros(*rows, self.rnn_size)
+        return TransportState(canvases, frame.new_zeros(*rows, HISTORY, 2), (memory, memory))
 
     def write(self, frame: Tensor, picture: Tensor, canvases: Tensor) -> Tensor:
         """Correct the canvases where the frame differs from the picture expected."""
         gates = self.write_gate(torch.cat([frame, picture, canvases.flatten(1, 2)], 1))
         return (canvases + gates[:, :, None] * (frame - picture)[:, None]).clamp(0, 1)
 
-    def _features(self, state: TransportState) -> tuple[Tensor, Tensor]:
-        """Where layers lie and how they move, (R, L, features), and their mass (R, L, 1); no gradient to the past."""
+    def _features(self, state: TransportState, actions: Tensor | None) -> Tensor:
+        """Where layers lie and how they moved, (R, L, features), without gradient to the past."""
         with torch.no_grad():
-            weight = state.canvases.square().sum(2) + 1e-7  # (R, L, H, W)
-            profiles = torch.stack([weight.sum(-1), weight.sum(-2)], 2)  # (R, L, 2, H)
-            mass = profiles[:, :, 0].sum(-1, keepdim=True)
-            profiles = profiles / mass[..., None]
+            ink = state.canvases.sum(2) + 1e-7  # (R, L, H, W)
+            profiles = torch.stack([ink.sum(-1), ink.sum(-2)], 2)  # (R, L, 2, H)
+            profiles = profiles / profiles.sum(-1, keepdim=True)
             center = profiles @ self.pixels  # (R, L, 2)
             extent = ((profiles * (self.pixels - center[..., None]) ** 2).sum(-1) + 1e-4).sqrt()
-            velocity = state.velocity
+            mass = state.canvases.square().sum((2, 3, 4))[..., None] + 1e-4
+            path = state.path
+            began = center[:, :, None] - path.cumsum(2)  # (R, L, HISTORY, 2) where each displacement began
+            changed = (path[:, :, 1:] - path[:, :, :-1]).abs().amax(-1) > 0.5  # (R, L, HISTORY - 1)
+            history = [fourier(path, self.velocity_waves), fourier(began, self.position_waves), path / 4, began / 16]
             features = [
-                *(_fourier(center, self.position_waves), _fourier(center + velocity, self.position_waves)),
-                *(_fourier(velocity, self.velocity_waves), center / 16, extent / 8, mass.log() / 4),
-                *(velocity / 4, state.log_spread),
+                *(fourier(center, self.position_waves), fourier(center + path[:, :, 0], self.position_waves)),
+                *(center / 16, extent / 8, mass.log() / 4, torch.cat(history, -1).flatten(2), changed.to(path)),
             ]
-            return torch.cat(features, -1), mass
+            if self.action_scale is not None:
+                features.append(self.action_scale(actions)[:, None].expand(-1, self.layers, -1))
+            return torch.cat(features, -1)
 
-    def _prior(self, features: Tensor, state: TransportState) -> tuple[Gaussian | None, TransportState]:
-        """p(z) of the next frame, (R, L, z_dim), None unless it is learned."""
+    def _prior(self, features: Tensor, state: TransportState) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """p of every displacement, (R, L, D, D) float64, and the next memory."""
+        n, memory = len(self.displacements), state.memory
         if self.prior is None:
-            return None, state
-        out, memory = self.prior(features, state.prior)
-        mu, logvar = out.chunk(2, -1)
-        return Gaussian(mu, _bounded(logvar)), state._replace(prior=memory)
+            change = self.displacements - state.path[:, :, 0, :, None].round()  # (R, L, 2, D)
+            index = (change + 2 * self.reach).long().clamp(0, 4 * self.reach)
+            rows, columns = (self.changes[axis][index[:, :, axis]] for axis in (0, 1))
+            logits = rows[..., :, None] + columns[..., None, :]
+        else:
+            out, memory = self.prior(features, memory)
+            logits = out.unflatten(-1, (n, n))
+        p = logits.double().flatten(2).softmax(-1)
+        return ((1 - FLOOR) * p + FLOOR / n**2).unflatten(-1, (n, n)), memory
 
     def _posterior(
-        self, seen: Tensor, p: Gaussian, memory: tuple[Tensor, Tensor] | None
-    ) -> tuple[Gaussian, tuple[Tensor, Tensor]]:
-        """q(z) given the evidence: the prior itself where a gate is closed, so that what is expected costs nothing.
+        self, features: Tensor, evidence: tuple[Tensor, Tensor], p: Tensor, memory: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Probability of every displacement once the frame is seen, (R, L, D, D) float64: prior times evidence.
 
         The prior is detached: it learns from the KL alone, as SVG's does, and not from the pictures.
         """
         if memory is None:
-            memory = (seen.new_zeros(*seen.shape[:2], self.rnn_size),) * 2
-        expected = Gaussian(p.mu.detach(), p.logvar.detach())
-        out, memory = self.posterior(torch.cat([seen, *expected], -1), memory)
-        mu, logvar = out[..., :-1].chunk(2, -1)
-        gate = (out[..., -1:] + 1).sigmoid()
-        q = Gaussian(expected.mu.lerp(mu, gate), expected.logvar.lerp(_bounded(logvar - 2), gate))
-        return q, memory
+            memory = (features.new_zeros(*features.shape[:2], self.rnn_size),) * 2
+        found, seen = evidence  # (R, L, 2, D, D), (R, L, ...)
+        out, memory = self.posterior(torch.cat([features, seen], -1), memory)
+        trusted = (found * self.log_trust.exp()[:, None, None]).sum(2)
+        logits = out.unflatten(-1, p.shape[-2:]) + MOST_EVIDENCE * (trusted / MOST_EVIDENCE).tanh()
+        logits = logits.double() + p.detach().log()
+        return logits.flatten(2).softmax(-1).unflatten(-1, p.shape[-2:]), memory
 
-    def _move(self, features: Tensor, z: Tensor, state: TransportState) -> tuple[Tensor, TransportState]:
-        """The next picture (R, C, H, W) and the state after it; z is (R, L, z_dim)."""
-        out, memory = self.frame_predictor(torch.cat([features, z], -1), state.frame_predictor)
-        change, detour, spread, opening = out.split([2, 2, 1, 1], -1)
-        if self.gain is not None:
-            event = (3 * z[..., :1] + opening).sigmoid()
-            change, detour = event * (change + self.gain(z[..., 1:])), event * detour
-        velocity = (state.velocity + change).clamp(-self.reach, self.reach)
-        displacement = (state.velocity + change + detour).clamp(-self.reach, self.reach)
-        log_spread = 1.4 * spread.tanh() - 0.4  # 0.17 to 2.7 px
-        canvases = self._displace(state.canvases, self._snapped(displacement), log_spread)
-        picture = 1 - functools.reduce(torch.mul, (1 - canvases).unbind(1))
-        return picture, TransportState(canvases, self._snapped(velocity), log_spread, state.prior, memory)
+    def _displacement(
+        self, p: Tensor, noise: Tensor, chosen: Tensor | None = None
+    ) -> tuple[Tensor, Gaussian | None, Tensor]:
+        """Displacements (R, L, 2) that z stands for; z is the noise, or from the posterior if that is given.
 
-    def _displace(self, canvases: Tensor, displacement: Tensor, log_spread: Tensor) -> Tensor:
-        """Spread every canvas over displacements in proportion to exp(-(d - displacement)^2 / (2 spread^2)).
+        The choice itself has no gradient. Instead z counts as if displacements were continuous within a pixel, and
+        `chosen` as if their mean were taken.
 
-        Rows and columns by a band matrix each: exact for whole pixels, and the gradient reaches `max_displacement` far.
+        Args:
+            p, chosen: (R, L, D, D) float64, prior and posterior.
+            noise: (R, L, 2).
+
+        Returns:
+            Displacements, q (R, L, 2) or None, and z (R, L, 2).
         """
-        squares = (self.displacements - displacement[..., None]) ** 2  # (R, L, 2, D)
-        weights = (-0.5 * squares * (-2 * log_spread).exp()[..., None]).softmax(-1)
-        bands = (weights @ self.bands).unflatten(-1, (len(self.pixels), -1))[:, :, :, None]  # (R, L, 2, 1, H, H)
-        return bands[:, :, 0] @ canvases @ bands[:, :, 1].transpose(-1, -2)
-
-    def _snapped(self, velocity: Tensor) -> Tensor:
-        """Velocities pulled towards whole pixels, v - snap sin(2 pi v) / (2 pi), a few times over.
-
-        Half-way between two pixels the pull's slope is above 1, and frame after frame gradients would explode: there
-        it counts as 1.
-        """
-        snap = self.snap.clamp(0, 1)
-        for _ in range(self.snaps):
-            v = velocity.detach()
-            slope = (1 - snap.detach() * (2 * math.pi * v).cos()).clamp(max=1)
-            velocity = v - snap * (2 * math.pi * v).sin() / (2 * math.pi) + slope * (velocity - v)
-        return velocity
-
-    # ---- evidence of motion
-
-    @torch.no_grad()
-    def _spectrum(self, frames: Tensor) -> Tensor:
-        """Fourier transform (..., C, H, W) -> (..., C, S, S // 2 + 1), padded so that displacements do not wrap."""
-        size = len(self.row_frequencies)
-        with float32(frames):
-            return torch.fft.rfft2(at_least_float32(frames), s=(size, size))
-
-    def _evidence(self, state: TransportState, mass: Tensor, spectrum: Tensor) -> Tensor:
-        """What the frame says about the displacement of every layer, (R, L, evidence); no gradient to the canvases.
-
-        The correlation of the frame with a canvas displaced by d equals the canvas's own mass where all of it is found.
-        It is given twice: for the frame, and for what the other layers leave of it if they keep their velocities.
-        """
-        n = 2 * self.reach + 1
-        with torch.no_grad():
-            canvases = self._spectrum(state.canvases)  # (R, L, C, S, S // 2 + 1)
-            size = canvases.shape[-2]
-            angle = -2 * math.pi * state.velocity  # (R, L, 2)
-            rows, columns = (
-                torch.polar(torch.ones_like(a), a)
-                for a in (angle[..., :1] * self.row_frequencies, angle[..., 1:] * self.column_frequencies)
+        displacements, qs, zs = [], [], []
+        p_axis, chosen_axis = p.sum(-1), None if chosen is None else chosen.sum(-1)
+        for axis in (0, 1):
+            code = z = noise[..., axis]
+            if chosen is not None:
+                q, code, z = self._code(p_axis, chosen_axis, z)
+                qs.append(q)
+            zs.append(z)
+            choice, share = cuts.choose(p_axis.detach(), code.double())
+            offset = (share - 0.5).to(noise.dtype)
+            wander = self.wander.sigmoid()
+            displacement = (
+                self.displacements[choice] + wander * offset + (1 - wander.detach()) * (offset - offset.detach())
             )
-            moved = canvases * (rows[..., None] * columns[:, :, None])[:, :, None]
-            left = spectrum[:, None] - (moved.sum(1, keepdim=True) - moved)
-            seen = torch.stack([spectrum[:, None].expand_as(left), left], 2)  # (R, L, 2, C, ...)
-            found = torch.fft.irfft2((seen * canvases[:, :, None].conj()).sum(3), s=(size, size))
-            found = found.roll((self.reach, self.reach), (-2, -1))[..., :n, :n]  # (R, L, 2, D, D)
-            share = found / (mass[..., None, None] + 1)
-            peak = share.amax((-2, -1))  # (R, L, 2)
-        chance = (found * self.log_temperature.exp()).flatten(3).softmax(-1).unflatten(-1, (n, n))
-        rows, columns = chance.sum(-1), chance.sum(-2)  # (R, L, 2, D)
-        mean = torch.stack([rows @ self.displacements, columns @ self.displacements], -1)  # (R, L, 2, 2)
-        parts = [
-            2 * (share - peak[..., None, None]).flatten(2),
-            rows.flatten(2),
-            columns.flatten(2),
-            mean.flatten(2) / 4,
-        ]
-        parts += [(mean - state.velocity.detach()[:, :, None]).flatten(2), peak]
-        return torch.cat([*parts, _fourier(mean.flatten(2), self.velocity_waves)], -1)
+            if chosen is not None:
+                mean = (chosen_axis @ self.displacements.double()).to(noise.dtype)
+                displacement = displacement + mean - mean.detach()
+            displacements.append(displacement)
+            row = choice[..., None, None].expand(*choice.shape, 1, p.shape[-1])
+            p_axis, chosen_axis = (
+                None if x is None else (x / x.sum(-1, keepdim=True)).gather(-2, row).squeeze(-2) for x in (p, chosen)
+            )
+        q = Gaussian(*(torch.stack(x, -1) for x in zip(*qs))) if qs else None
+        return torch.stack(displacements, -1), q, torch.stack(zs, -1)
+
+    def _code(self, p: Tensor, chosen: Tensor, noise: Tensor) -> tuple[Gaussian, Tensor, Tensor]:
+        """q(z) of one axis, (R, L), from p and the posterior over displacements (R, L, D); and z twice.
+
+        The first z is for the pictures: without gradient to p and `chosen`. The second, for the KL, has it.
+        """
+        borders = cuts.cuts(p)
+        mean, variance = cuts.moments(borders, p, chosen)
+        with torch.no_grad():
+            near = borders.clamp(-4, 4)
+            low, high = (chosen * near[..., :-1]).sum(-1), (chosen * near[..., 1:]).sum(-1)
+            surprise, doubt = -(chosen * p.log()).sum(-1), -(chosen * (chosen + 1e-12).log()).sum(-1)
+            off = chosen @ self.displacements.double() - self.displacements[chosen.argmax(-1)]
+            situation = torch.stack([low / 2, high / 2, surprise / 4, doubt, off], -1).to(noise.dtype)
+        shift, tight = self.fit(situation).unbind(-1)
+        mean, deviation = mean.to(noise.dtype), variance.to(noise.dtype).sqrt()
+        q = Gaussian(mean + deviation * shift, variance.log().to(noise.dtype) + 2 * tight)
+        code = mean.detach() + deviation.detach() * (shift + tight.exp() * noise)
+        return q, code, q.sample(noise)
+
+    def _move(
+        self, state: TransportState, p: Tensor, displacement: Tensor | None, memory: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, TransportState]:
+        """The next picture (R, C, H, W) and the state after it; without a latent canvases spread out as p does."""
+        if displacement is None:
+            weights = torch.stack([p.sum(-1), p.sum(-2)], 2).to(state.path)
+            displacement = weights @ self.displacements
+        else:
+            weights = self._weights(displacement)
+        bands = (weights @ self.bands).unflatten(-1, (len(self.pixels), -1))[:, :, :, None]  # (R, L, 2, 1, H, H)
+        canvases = bands[:, :, 0] @ state.canvases @ bands[:, :, 1].transpose(-1, -2)
+        picture = 1 - functools.reduce(torch.mul, (1 - canvases).unbind(1))
+        path = torch.cat([displacement.detach()[:, :, None], state.path[:, :, :-1]], 2)
+        return picture, TransportState(canvases, path, memory)
+
+    def _weights(self, displacement: Tensor) -> Tensor:
+        """Displacements (R, L, 2) as narrow distributions over whole pixels, (R, L, 2, D).
+
+        Rows and columns get a band matrix each: exact for whole pixels. The backward pass sees a wider distribution,
+        or the gradient of a displacement that is a pixel off would be 0.
+        """
+        narrow = self._around(displacement.detach(), self.log_spread.clamp(-1.8, 1.0).exp())
+        wide = self._around(displacement, self.log_spread.detach().exp().clamp(min=REACH_BACK))
+        return narrow + wide - wide.detach()
+
+    def _around(self, displacement: Tensor, spread: Tensor) -> Tensor:
+        squares = (self.displacements - displacement[..., None]) ** 2
+        return (-0.5 * squares / spread**2).softmax(-1)
 
 
 class ParameterHead(nn.Module):
@@ -380,16 +405,6 @@ class ParameterHead(nn.Module):
 def _block(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, 1)
     return nn.Sequential(conv, nn.GroupNorm(max(1, out_channels // 16), out_channels), nn.LeakyReLU(0.2))
-
-
-def _fourier(x: Tensor, wavelengths: Tensor) -> Tensor:
-    """Sines and cosines of (..., n) at every wavelength, (..., 2 * n * len(wavelengths))."""
-    angle = x[..., None] * (2 * math.pi / wavelengths)
-    return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
-
-
-def _bounded(logvar: Tensor) -> Tensor:
-    return LOGVAR_RANGE * (logvar / LOGVAR_RANGE).tanh()
 
 
 def _scale(layer: nn.Linear, factor: float) -> None:
