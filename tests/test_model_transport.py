@@ -188,6 +188,8 @@ def test_the_whole_model_compiles_without_a_graph_break():
 
 
 def test_settings_that_no_model_could_have_are_refused():
+    with pytest.raises(ValueError, match="model.actions is not used with model.prior fixed"):
+        TransportConfig(prior="fixed", actions=4)
     with pytest.raises(ValueError, match="model.actions must be in"):
         TransportConfig(actions=-1)
     with pytest.raises(ValueError, match="model.layers must be >= 1, got 0"):

@@ -88,6 +88,8 @@ class TransportConfig(ModelConfig):
     actions: int = 0  # numbers of each action given to prior and posterior (bair, pushing: 4); 0: none
 
     def __post_init__(self) -> None:
+        if self.prior == "fixed":
+            self.refuse("is not used with model.prior fixed, which is blind to them", "actions")
         self.require_positive("layers", "rnn_size", "width", "max_displacement")
         self.require("in [0, 1024]", lambda value: 0 <= value <= 1024, "actions")
 
