@@ -322,7 +322,7 @@ def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
         (["smmnist-geco", "--likelihood.dequantise", "True"], ["likelihood.dequantise is not used by objective geco"]),
         (["smmnist-sigma", "--likelihood.mixtures", "3"], ["is a setting of likelihood logistic-mixture"]),
         (["mnist-vae", "--data.n-past", "2"], ["--data.n-past is a setting of data digits, moving_mnist"]),
-        (["mnist-vae", "--model.rnn-size", "8"], ["--model.rnn-size is a setting of model svg, transport"]),
+        (["mnist-vae", "--model.rnn-size", "8"], ["--model.rnn-size is a setting of model svg, transport, scene"]),
         (
             ["demo-svg", "--model.prior", "none"],
             ["model.z-dim is not used with model.prior none; drop it"],
