@@ -15,6 +15,7 @@ from seqvae.models import VideoModel, build_model
 SMALL: dict[str, dict[str, int]] = {
     "svg": {"width": 4, "g_dim": 6, "rnn_size": 8},
     "transport": {"layers": 2, "rnn_size": 6, "width": 4, "max_displacement": 2},
+    "scene": {"width": 4, "rnn_size": 6, "motions": 2, "max_displacement": 2},
     "image": {"width": 4, "g_dim": 6, "z_dim": 3},
 }
 IMAGES = MnistConfig()
@@ -64,7 +65,7 @@ def far_from_start(model: VideoModel) -> VideoModel:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
-                weight.mul_(12 if "lstm" not in name else 2)
+                weight.mul_(2 if "lstm" in name or "gru" in name else 12)
             else:
                 weight.add_(0.3 * torch.randn_like(weight))
     for module in model.modules():

@@ -13,6 +13,7 @@ from seqvae.metrics.best_of_n import BestOfN, expected_best, over_videos, summar
 from seqvae.metrics.frame import (
     grey,
     psnr,
+    psnr_of_changes,
     psnr_of_video,
     ssim,
     ssim_mcvd,
@@ -101,6 +102,19 @@ def test_psnr_of_a_video_is_below_the_mean_over_frames_unless_all_frames_err_equ
     assert of_video[1] < of_frames[1] - 5  # 14.7 and 23.5 dB
 
 
+def test_psnr_of_changes_leaves_out_what_stands_still_and_counts_the_rest_as_psnr_does():
+    target = torch.zeros(2, 3, 1, 16, 16)
+    target[0, 1, :, :4] = 0.5  # a quarter of the first video changes, nothing in the second one
+    pred = target + 0.01
+    pred[:, :, :, :4] += 0.09
+    assert_close(psnr_of_changes(pred, target)[0], torch.full((3,), 20.0))
+    assert_close(psnr_of_changes(pred, target)[1], psnr(pred, target)[1])
+    target[:, 1] = 0.5
+    assert_close(psnr_of_changes(pred, target), psnr(pred, target))
+    with pytest.raises(ValueError, match=r"^psnr_of_changes scores whole videos"):
+        psnr_of_changes(torch.zeros(1, 16, 16), torch.zeros(1, 16, 16))
+
+
 def test_identical_frames_score_100_db_and_1():
     frames, _ = pictures("smooth", 3)
     assert_close(psnr(frames, frames), torch.full((2, 3), 100.0))
@@ -148,7 +162,7 @@ def test_a_frame_s_score_depends_neither_on_the_other_frames_nor_on_the_chunk_si
     assert_close(metric(pred, target)[0], at_once[0], atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("metric", [*PER_FRAME, psnr_of_video])
+@pytest.mark.parametrize("metric", [*PER_FRAME, psnr_of_video, psnr_of_changes])
 def test_metrics_ignore_autocast_score_bfloat16_in_float32_and_leave_the_tf32_switch(metric):
     pred, target = pictures("smooth", 1)
     conv = torch.backends.cudnn.conv
@@ -160,7 +174,7 @@ def test_metrics_ignore_autocast_score_bfloat16_in_float32_and_leave_the_tf32_sw
     assert conv.fp32_precision == before
 
 
-@pytest.mark.parametrize("metric", [*PER_FRAME, psnr_of_video])
+@pytest.mark.parametrize("metric", [*PER_FRAME, psnr_of_video, psnr_of_changes])
 def test_frames_that_cannot_be_scored_are_refused_in_one_line(metric):
     frames = torch.zeros(2, 1, 16, 16)
     with pytest.raises(ValueError, match=r"^pred is \(2, 1, 16, 16\), target is \(1, 16, 16\), expected .*W\)$"):

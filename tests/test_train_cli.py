@@ -304,7 +304,7 @@ def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
         (["demo-svg", "--data.root", "data"], ["--data.root is a setting of data moving_mnist, bair, "]),
         (["smmnist-sigma", "--likelihood.mixtures", "3"], ["is a setting of likelihood logistic-mixture"]),
         (["mnist-vae", "--data.n-past", "2"], ["--data.n-past is a setting of data digits, moving_mnist"]),
-        (["mnist-vae", "--model.rnn-size", "8"], ["--model.rnn-size is a setting of model svg, transport"]),
+        (["mnist-vae", "--model.rnn-size", "8"], ["--model.rnn-size is a setting of model svg, transport, scene"]),
         (["mnist-vae", "--data.seed", "1"], ["--data.seed is a setting of data digits"]),
     ],
 )

@@ -30,7 +30,8 @@ from tests.families import SMALL, run_of, small
 from tests.helpers import GECO_FLAGS, SIGMA_FLAGS, combinations
 
 CPU = torch.device("cpu")
-PRESET_OF = {"svg": "smmnist-sigma", "transport": "smmnist-transport-sigma", "image": "mnist-sigma"}
+PRESET_OF = dict.fromkeys(("transport", "scene"), "smmnist-transport-sigma")
+PRESET_OF |= {"svg": "smmnist-sigma", "image": "mnist-sigma"}
 STEP_TOLERANCE = 1e-4  # relative, float32 against float64
 
 
@@ -142,7 +143,14 @@ def preset_run(setting: Setting, family: str, *flags: str) -> RunConfig:
         options |= {"optim.batch-size": 2, "optim.steps": 20, "data.image-size": 32}
         if family != "image":
             options |= {"data.max-speed": 3, "data.n-past": 2, "data.n-future": 3}
-    return train.parse([PRESET_OF[family], *(f"--{name}={value}" for name, value in options.items()), *flags])
+    return train.parse(
+        [
+            PRESET_OF[family],
+            f"--model.family={family}",
+            *(f"--{name}={value}" for name, value in options.items()),
+            *flags,
+        ]
+    )
 
 
 def first_clips(cfg: RunConfig, device: torch.device) -> Tensor:

@@ -41,7 +41,7 @@ from seqvae.config.likelihoods import (
     PredictedSigmaConfig,
     SharedSigmaConfig,
 )
-from seqvae.config.models import AnyModelConfig, ImageConfig, ModelConfig, SvgConfig, TransportConfig
+from seqvae.config.models import AnyModelConfig, ImageConfig, ModelConfig, SceneConfig, SvgConfig, TransportConfig
 from seqvae.config.objectives import (
     AnyObjectiveConfig,
     ElboConfig,

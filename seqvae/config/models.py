@@ -14,7 +14,7 @@ class ModelConfig(Settings):
     needs_context: ClassVar[bool] = True  # whether the model conditions on observed frames, at least one
     actions: ClassVar[int] = 0  # numbers of each action that the model is given; a field in families that take any
 
-    family: str  # svg: LSTMs on frame features; transport: canvases that move; image: single images
+    family: str  # svg: LSTMs on frame features; transport: canvases that move; scene: a still camera; image: images
 
     @property
     def has_latent(self) -> bool:
@@ -104,6 +104,34 @@ class TransportConfig(ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SceneConfig(ModelConfig):
+    """Things that move before a still camera; the defaults are for 64 px of a robot arm over a table."""
+
+    family: Literal["scene"] = "scene"
+    prior: Literal["learned", "fixed", "none"] = "learned"  # none: no latent, a deterministic predictor
+    z_dim: int = 8  # latents per frame; unused with prior none
+    width: int = 32  # channels of the finest convolutions; twice as many where the picture is half as large
+    rnn_size: int = 128  # hidden units of prior and posterior
+    motions: int = 6  # displacements of the last frame, from which each pixel takes its own mixture
+    max_displacement: int = 6  # pixels per frame and axis
+    actions: int = 0  # numbers of each action given to prior, posterior and frame predictor (bair, pushing: 4); 0: none
+
+    def __post_init__(self) -> None:
+        if not self.has_latent:
+            self.refuse("is not used with model.prior none", "z_dim")
+        self.require_positive("z_dim", "width", "rnn_size", "motions", "max_displacement")
+        self.require("in [0, 1024]", lambda value: 0 <= value <= 1024, "actions")
+
+    @property
+    def has_latent(self) -> bool:
+        return self.prior != "none"
+
+    def least_weights(self) -> int:
+        linear = self.has_latent * self.rnn_size * (8 * self.rnn_size + self.z_dim)
+        return 200 * self.width**2 + linear + 2 * self.width * 9 * 16 * self.motions
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageConfig(ModelConfig):
     """Encoder and decoder of single images."""
 
@@ -127,6 +155,6 @@ class ImageConfig(ModelConfig):
         return self.norm == "batch"
 
 
-_CLASSES = (SvgConfig, TransportConfig, ImageConfig)
+_CLASSES = (SvgConfig, TransportConfig, SceneConfig, ImageConfig)
 BY_NAME = variants("family", *_CLASSES)
 AnyModelConfig = union("family", *_CLASSES)

@@ -20,6 +20,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+CHANGE = 10 / 255  # of a pixel's channel, from which on it counts as one that changes
 MAX_PSNR = 100.0  # dB; identical frames are infinitely good, and a digit that stands still makes them
 GAUSSIAN = (-0.5 * (torch.arange(-5, 6, dtype=torch.float64) / 1.5) ** 2).softmax(0)  # (11,), sigma 1.5, sums to 1
 UNIFORM = torch.full((7,), 1 / 7, dtype=torch.float64)
@@ -55,6 +56,28 @@ def psnr_of_video(pred: Tensor, target: Tensor) -> Tensor:
         raise ValueError(f"psnr_of_video scores whole videos (..., T, C, H, W), got {tuple(pred.shape)}")
     mse = score_frames(lambda p, t: (p - t).square().mean((-3, -2, -1)), pred, target)  # (..., T)
     return _decibel(mse.mean(-1))
+
+
+def psnr_of_changes(pred: Tensor, target: Tensor) -> Tensor:
+    """As `psnr`, over the pixels that change in the target, in any channel by more than CHANGE between any two frames.
+
+    What stands still is most of a video before a still camera, and a copy of the last frame scores well there. Where
+    nothing changes the whole frame counts.
+
+    Args:
+        pred, target: (..., T, C, H, W), floating point in [0, 1], one shape.
+
+    Returns:
+        (..., T) dB.
+    """
+    if pred.ndim < 4:
+        raise ValueError(f"psnr_of_changes scores whole videos (..., T, C, H, W), got {tuple(pred.shape)}")
+    check_frames(pred=pred, target=target)
+    changes = (target.amax(-4) - target.amin(-4)).amax(-3) > CHANGE  # (..., H, W)
+    changes = changes | ~changes.any(-1, keepdim=True).any(-2, keepdim=True)
+    weight = (changes / changes.double().mean((-2, -1), keepdim=True)).sqrt()[..., None, None, :, :]  # of differences
+    weight = weight.to(torch.promote_types(target.dtype, torch.float32))
+    return psnr(pred * weight, target * weight)
 
 
 def ssim(pred: Tensor, target: Tensor) -> Tensor:

@@ -69,9 +69,18 @@ SSIM = Metric(
     score=frame.ssim,
     definition="11x11 Gaussian window, sigma 1.5, valid convolution, data range 1, per channel, then the mean",
 )
+PSNR_OF_CHANGES = Metric(
+    key="psnr_of_changes",
+    name="PSNR of changes",
+    unit="dB",
+    digits=2,
+    score=frame.psnr_of_changes,
+    definition="PSNR over the pixels that differ by more than 10 of 255 levels between any two predicted frames of the "
+    "truth, in any channel",
+)
 LPIPS = _lpips("lpips", "LPIPS", "alex")
 LPIPS_VGG = _lpips("lpips_vgg", "LPIPS (VGG)", "vgg")
-METRICS = {m.key: m for m in (PSNR, SSIM, LPIPS, LPIPS_VGG)}  # as srvp-2020 and `own` define them
+METRICS = {m.key: m for m in (PSNR, SSIM, PSNR_OF_CHANGES, LPIPS, LPIPS_VGG)}  # as srvp-2020 and `own` define them
 _SSIM_SVG = dataclasses.replace(
     SSIM,
     score=frame.ssim_svg,
@@ -178,11 +187,13 @@ NAMES = tuple(dict.fromkeys(name for name, _ in PROTOCOLS))
 def own_protocol(data: str, n_past: int, n_future: int, n_samples: int, n_videos: int) -> Protocol:
     """For data without a published protocol: lengths of the run's config, metrics as srvp-2020.
 
-    Videos of VIDEO_LENGTHS are predicted to their end, as BAIR's are.
+    Videos of VIDEO_LENGTHS are predicted to their end, as BAIR's are. Their camera stands still, so what changes in
+    them is scored by itself too.
     """
+    metrics = (PSNR, SSIM, PSNR_OF_CHANGES, LPIPS) if data in VIDEO_LENGTHS else (PSNR, SSIM, LPIPS)
     n_future = VIDEO_LENGTHS[data] - n_past if data in VIDEO_LENGTHS else n_future
     sizes = dict(n_past=n_past, n_future=n_future, n_samples=n_samples, n_videos=n_videos)
-    return Protocol(name="own", data=data, test_set=data, **sizes)
+    return Protocol(name="own", data=data, test_set=data, metrics=metrics, **sizes)
 
 
 def find_protocol(name: str, data: str) -> Protocol:
