@@ -88,8 +88,12 @@ def no_values(monkeypatch) -> Iterator[None]:
         yield build
 
 
-def moved(module: nn.Module, device: torch.device) -> nn.Module:
-    """Module.to, which will not swap tensors without values in place."""
+def moved(
+    module: nn.Module, device: torch.device | None = None, memory_format: torch.memory_format | None = None
+) -> nn.Module:
+    """Module.to, which will not swap tensors without values in place; a memory format alone moves nothing."""
+    if device is None:
+        return module
     for each in module.modules():
         for name, weight in list(each.named_parameters(recurse=False)):
             setattr(each, name, nn.Parameter(weight.detach().to(device), weight.requires_grad))

@@ -60,7 +60,7 @@ class Encoder(nn.Module):
     def __init__(self, channels: int, width: int, image_size: int, g_dim: int) -> None:
         super().__init__()
         places = image_size // PATCH
-        self.place = nn.Parameter(0.02 * torch.randn(width, places, places))  # the camera stands still
+        self.place = nn.Parameter(torch.empty(width, places, places).normal_(std=0.02))  # the camera stands still
         self.fine = nn.Sequential(nn.PixelUnshuffle(PATCH), nn.Conv2d(PATCH**2 * 2 * channels, width, 3, 1, 1))
         self.norm = nn.Sequential(nn.GroupNorm(max(1, width // 16), width), nn.LeakyReLU(0.2))
         self.coarse = _block(width, 2 * width, 4, 2)
