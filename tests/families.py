@@ -65,7 +65,7 @@ def far_from_start(model: VideoModel) -> VideoModel:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
-                weight.mul_(2 if "lstm" in name or "gru" in name else 12)
+                weight.mul_(2 if "lstm" in name or "pose" in name else 12)
             else:
                 weight.add_(0.3 * torch.randn_like(weight))
     for module in model.modules():

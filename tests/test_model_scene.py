@@ -1,10 +1,11 @@
 """The scene family's parts, each against something simpler."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from seqvae.config import SceneConfig
@@ -38,9 +39,9 @@ def test_every_motion_is_a_picture_of_its_own():
     assert_close(moved[1, 1], model._displace(picture[1:], motions[1:, 1:])[0, 0])
 
 
-def masked(model: Scene, logits: dict[int, float]) -> None:
-    """Make the frame predictor's pixels these, everywhere and always."""
-    last = model.frame_predictor.pixels[0]
+def fixed(pixels: nn.Sequential, logits: dict[int, float]) -> None:
+    """Make a network's pictures these numbers by channel, 0 elsewhere, at every pixel and always."""
+    last = pixels[0]
     with torch.no_grad():
         last.weight.zero_()
         last.bias.zero_()
@@ -48,20 +49,28 @@ def masked(model: Scene, logits: dict[int, float]) -> None:
             last.bias.view(-1, 16)[channel] = value
 
 
-def test_a_closed_gate_keeps_the_first_frame_and_an_open_one_the_last():
-    model = build(small("scene", prior="none"))
-    gate, video, eps = model.n_motions + 3, clips(2, 3), noise(1, 2, 2, 0)
-    masked(model, {1: 100, gate: -100})  # every pixel comes from the scene
-    state = model.start(video, eps)
-    assert_close(state.scene, video[:, 0])
-    assert_close(model.step(state, noise(2, 0))[1].picture, video[:, 0])
-    masked(model, {1: 100, gate: 100})
+def test_behind_no_figure_lies_the_first_frame_or_the_last_as_the_masks_say():
+    model, video, eps = build(small("scene", prior="none")), clips(2, 3), noise(1, 2, 2, 0)
+    fixed(model.figure.pixels, {0: -100})
+    fixed(model.ground.pixels, {0: 100})
+    assert_close(model.step(model.start(video, eps), noise(2, 0))[1].picture, video[:, 0])
+    fixed(model.ground.pixels, {1: 200})
     assert_close(model.step(model.start(video, eps), noise(2, 0))[1].picture, video[:, 2])
+
+
+def test_an_opaque_figure_hides_the_ground_and_leaves_it_as_it_is():
+    model, video, eps = build(small("scene", prior="none")), clips(2, 3), noise(1, 2, 2, 0)
+    fixed(model.figure.pixels, {0: 100, 1: math.log(3)})
+    fixed(model.ground.pixels, {0: 100})
+    state = model.start(video, eps)
+    assert_close(state.picture, video[:, 2])  # observed
+    assert_close(model.step(state, noise(2, 0))[1].picture, torch.full_like(video[:, 0], 0.75))
+    assert_close(model.step(state, noise(2, 0))[1].ground, video[:, 0])
 
 
 def test_a_model_without_a_latent_has_no_part_for_it():
     names = build(small("scene", prior="none")).state_dict().keys()
-    assert not any(name.startswith(("prior", "posterior", "encoder.vector")) for name in names)
+    assert not any(name.startswith(("prior", "posterior")) for name in names)
 
 
 @pytest.mark.parametrize("image_size, channels, motions", [(32, 3, 1), (128, 1, 3)])

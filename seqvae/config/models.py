@@ -51,7 +51,7 @@ class SvgConfig(ModelConfig):
     posterior_layers: int = 1  # LSTM layers; unused with prior none
     prior_layers: int = 1  # LSTM layers; used with prior learned alone
     last_frame_skip: bool = False  # skips from the frame before, predicted ones too, instead of the last observed frame
-    actions: int = 0  # numbers of each action given to prior, posterior and frame predictor (bair, pushing: 4); 0: none
+    actions: int = 0  # numbers of each action given to prior, posterior and pose (bair, pushing: 4); 0: none
 
     def __post_init__(self) -> None:
         latent = ("z_dim", "posterior_layers", "prior_layers")
@@ -105,16 +105,16 @@ class TransportConfig(ModelConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SceneConfig(ModelConfig):
-    """Things that move before a still camera; the defaults are for 64 px of a robot arm over a table."""
+    """A figure that moves before a still camera; the defaults are for 64 px of a robot arm over a table."""
 
     family: Literal["scene"] = "scene"
     prior: Literal["learned", "fixed", "none"] = "learned"  # none: no latent, a deterministic predictor
     z_dim: int = 8  # latents per frame; unused with prior none
     width: int = 32  # channels of the finest convolutions; twice as many where the picture is half as large
-    rnn_size: int = 128  # hidden units of prior and posterior
-    motions: int = 6  # displacements of the last frame, from which each pixel takes its own mixture
+    rnn_size: int = 128  # hidden units of prior and posterior; the figure's pose has twice as many
+    motions: int = 6  # displacements of the ground, of which each pixel takes its own mixture
     max_displacement: int = 6  # pixels per frame and axis
-    actions: int = 0  # numbers of each action given to prior, posterior and frame predictor (bair, pushing: 4); 0: none
+    actions: int = 0  # numbers of each action given to prior, posterior and pose (bair, pushing: 4); 0: none
 
     def __post_init__(self) -> None:
         if not self.has_latent:
@@ -127,8 +127,8 @@ class SceneConfig(ModelConfig):
         return self.prior != "none"
 
     def least_weights(self) -> int:
-        linear = self.has_latent * self.rnn_size * (8 * self.rnn_size + self.z_dim)
-        return 200 * self.width**2 + linear + 2 * self.width * 9 * 16 * self.motions
+        linear = self.rnn_size * (16 * self.rnn_size + self.has_latent * (8 * self.rnn_size + self.z_dim))
+        return 200 * self.width**2 + linear + 2 * self.width * 16 * self.motions
 
 
 @dataclass(frozen=True, kw_only=True)

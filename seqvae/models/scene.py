@@ -1,11 +1,13 @@
-"""A predictor for a camera that stands still: what moves is carried along, the rest stays (family `scene`).
+"""A predictor for a camera that stands still: a figure before a ground (family `scene`).
 
-Each frame is a mixture, pixel by pixel, of the last one, the last one under a few displacements, a remembered picture
-of the scene (what the robot hides comes back from there), and drawn content. Precedents: CDNA (Finn et al. 2016,
-arXiv:1605.07157) and SAVP (Lee et al. 2018, arXiv:1804.01523), which mixes in the first frame and drawn content too.
+The ground is a picture of the scene, kept from the first frame on: each of its pixels stays, is carried along by one of
+a few displacements (what is pushed), or is drawn (what comes into view). The figure, which is what moves by itself, is
+drawn anew in each frame from a recurrent state and never copied from the last frame, so that it is as sharp after 28
+frames as after one. Precedents for the ground's mixture: CDNA (Finn et al. 2016, arXiv:1605.07157) and SAVP (Lee et
+al. 2018, arXiv:1804.01523).
 
 Shapes: K importance samples, N generated samples, B videos, R rows (K * B or N * B), T frames, C H W, G features,
-M displacements of the last frame, D = 2 * max_displacement + 1 whole pixels per axis, Z latents per frame, A numbers
+M displacements of the ground, D = 2 * max_displacement + 1 whole pixels per axis, Z latents per frame, A numbers
 per action, W = width.
 Units: displacements are in pixels per frame, (row, column).
 """
@@ -31,8 +33,8 @@ class SceneState(NamedTuple):
     """What the model knows after a frame."""
 
     picture: Tensor  # (R, C, H, W) in [0, 1], the last frame
-    scene: Tensor  # (R, C, H, W), the first frame, updated where the predictor says so
-    memory: Tensor  # (R, 2 W, H / 8, W / 8) of the frame predictor
+    ground: Tensor  # (R, C, H, W) in [0, 1], what lies behind the figure
+    pose: tuple[Tensor, Tensor]  # LSTM state, (R, 2 rnn_size) each
     prior: tuple[Tensor, Tensor]  # LSTM state, (R, rnn_size) each
 
 
@@ -55,7 +57,7 @@ class Core(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A picture and the scene to features at a quarter and an eighth of its size, and to a vector."""
+    """A picture and the ground behind it to features at a quarter and an eighth of its size, and to a vector."""
 
     def __init__(self, channels: int, width: int, image_size: int, g_dim: int) -> None:
         super().__init__()
@@ -64,77 +66,68 @@ class Encoder(nn.Module):
         self.fine = nn.Sequential(nn.PixelUnshuffle(PATCH), nn.Conv2d(PATCH**2 * 2 * channels, width, 3, 1, 1))
         self.norm = nn.Sequential(nn.GroupNorm(max(1, width // 16), width), nn.LeakyReLU(0.2))
         self.coarse = _block(width, 2 * width, 4, 2)
-        self.vector = None
-        if g_dim:
-            narrow = nn.Conv2d(2 * width, 16, 1), nn.LeakyReLU(0.2), nn.Flatten()
-            self.vector = nn.Sequential(*narrow, nn.Linear(16 * (places // 2) ** 2, g_dim))
+        narrow = nn.Conv2d(2 * width, 16, 1), nn.LeakyReLU(0.2), nn.Flatten()
+        self.vector = nn.Sequential(*narrow, nn.Linear(16 * (places // 2) ** 2, g_dim))
 
-    def forward(self, picture: Tensor, scene: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(R, C, H, W) twice -> (R, W, H/4, W/4), (R, 2 W, H/8, W/8), (R, G) in the pictures' dtype or None."""
-        fine = self.norm(self.fine(torch.cat([picture, picture - scene], 1)) + self.place)
+    def forward(self, picture: Tensor, ground: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(R, C, H, W) twice -> (R, W, H/4, W/4), (R, 2 W, H/8, W/8), (R, G) in the pictures' dtype."""
+        fine = self.norm(self.fine(torch.cat([picture, picture - ground], 1)) + self.place)
         coarse = self.coarse(fine)
-        return fine, coarse, None if self.vector is None else self.vector(coarse).to(picture.dtype)
+        return fine, coarse, self.vector(coarse).to(picture.dtype)
 
 
-class ConvGRU(nn.Module):
-    """A GRU cell whose products are 3x3 convolutions (Ballas et al. 2016, arXiv:1511.06432)."""
+class Figure(nn.Module):
+    """The pose to what is drawn anew in each frame: content and its opacity."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gates = nn.Conv2d(2 * channels, 2 * channels, 3, 1, 1)
-        self.candidate = nn.Conv2d(2 * channels, channels, 3, 1, 1)
-
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """(R, channels, H, W) twice -> the next memory."""
-        update, reset = self.gates(torch.cat([x, memory], 1)).sigmoid().chunk(2, 1)
-        candidate = self.candidate(torch.cat([x, reset * memory], 1)).tanh()
-        return memory + update * (candidate - memory)
-
-
-class FramePredictor(nn.Module):
-    """Features of the last frame, latents and action to where each pixel of the next one comes from."""
-
-    def __init__(self, channels: int, width: int, n_given: int, n_motions: int, image_size: int) -> None:
+    def __init__(self, channels: int, width: int, pose_size: int, image_size: int) -> None:
         super().__init__()
         wide, places = 2 * width, image_size // (2 * PATCH)
-        self.join = nn.Conv2d(wide, wide, 3, 1, 1)
-        self.given = nn.Linear(n_given, 2 * wide) if n_given else None
+        self.lay = nn.Sequential(nn.Linear(pose_size, wide * places**2), nn.Unflatten(1, (wide, places, places)))
         self.norm = nn.Sequential(nn.GroupNorm(max(1, wide // 16), wide), nn.LeakyReLU(0.2))
-        self.gru = ConvGRU(wide)
+        self.up = nn.ConvTranspose2d(wide, wide, 4, 2, 1)
+        self.mix = nn.Sequential(nn.GroupNorm(max(1, wide // 16), wide), nn.LeakyReLU(0.2), _block(wide, wide))
+        self.pixels = nn.Sequential(nn.Conv2d(wide, PATCH**2 * (1 + channels), 1), nn.PixelShuffle(PATCH))
+
+    def forward(self, pose: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, pose_size) -> features (R, 2 W, H/8, W/8); opacity and content before their sigmoids (R, 1 + C, H, W)."""
+        features = self.norm(self.lay(pose))
+        return features, self.pixels(self.mix(self.up(features)))
+
+
+class Ground(nn.Module):
+    """Features of the last frame and of the pose to where each pixel of the ground comes from."""
+
+    def __init__(self, channels: int, width: int, n_motions: int, image_size: int) -> None:
+        super().__init__()
+        wide, places = 2 * width, image_size // (2 * PATCH)
+        self.join = _block(2 * wide, wide)
         self.motion = nn.Sequential(
-            *(nn.Conv2d(2 * wide, 16, 1), nn.LeakyReLU(0.2), nn.Flatten()),
+            *(nn.Conv2d(wide, 16, 1), nn.LeakyReLU(0.2), nn.Flatten()),
             *(nn.Linear(16 * places**2, 128), nn.LeakyReLU(0.2), nn.Linear(128, 3 * n_motions)),
         )
-        self.up = nn.ConvTranspose2d(2 * wide, width, 4, 2, 1)
+        self.up = nn.ConvTranspose2d(wide, width, 4, 2, 1)
         self.mix = _block(2 * width, wide)
-        self.pixels = nn.Sequential(nn.Conv2d(wide, PATCH**2 * (n_motions + 4 + channels), 1), nn.PixelShuffle(PATCH))
+        self.pixels = nn.Sequential(nn.Conv2d(wide, PATCH**2 * (n_motions + 3 + channels), 1), nn.PixelShuffle(PATCH))
         with torch.no_grad():
             self.pixels[0].weight.mul_(0.3)
             angle = 2 * math.pi * torch.arange(n_motions) / n_motions
             self.motion[-1].bias.copy_(torch.stack([2 * angle.sin(), 2 * angle.cos(), 0 * angle], 1).flatten())
 
-    def forward(self, fine: Tensor, coarse: Tensor, given: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """-> motions (R, 3 M), what `Scene._compose` makes of pixels (R, M + 4 + C, H, W), memory."""
-        seen = self.join(coarse)
-        if self.given is not None:
-            scale, shift = self.given(given)[..., None, None].chunk(2, 1)
-            seen = seen * (1 + scale) + shift
-        seen = self.norm(seen)
-        memory = self.gru(seen, memory)
-        both = torch.cat([memory, seen], 1)
-        up = F.leaky_relu(self.up(both), 0.2)
-        return self.motion(both), self.pixels(self.mix(torch.cat([up, fine], 1))), memory
+    def forward(self, fine: Tensor, coarse: Tensor, figure: Tensor) -> tuple[Tensor, Tensor]:
+        """-> motions (R, 3 M), masks and content before softmax and sigmoid (R, M + 3 + C, H, W)."""
+        seen = self.join(torch.cat([coarse, figure], 1))
+        up = F.leaky_relu(self.up(seen), 0.2)
+        return self.motion(seen), self.pixels(self.mix(torch.cat([up, fine], 1)))
 
 
 class Scene(VideoModel[SceneState]):
-    """A scene before a still camera, and what moves in it.
+    """A scene before a still camera, and the figure that moves in it.
 
-    scene += gate (last frame - scene),
-    frame = m_1 last frame + m_2 scene + sum_j m_(j+2) last frame displaced by motion j + m_(M+3) drawn content,
-    with gate and masks m from the frame predictor, m >= 0 with sum 1 at each pixel.
+    ground' = m_1 ground + m_2 last frame + m_3 drawn content + sum_j m_(j+3) ground displaced by motion j,
+    frame = ground' + opacity (figure - ground'), with masks m >= 0 of sum 1 at each pixel.
     """
 
-    compiled = ("encoder", "frame_predictor")
+    compiled = ("encoder", "figure", "ground")
 
     def __init__(
         self, cfg: SceneConfig, likelihood: Likelihood, *, image_size: int, channels: int, n_past: int
@@ -148,9 +141,11 @@ class Scene(VideoModel[SceneState]):
         self.register_buffer("displacements", displacements.float(), persistent=False)
         self.register_buffer("bands", bands.flatten(1), persistent=False)
         self.action_scale = ActionScale(cfg.actions) if cfg.actions else None
-        g_dim = 128 if z_dim else 0
+        g_dim, pose_size = 128, 2 * cfg.rnn_size
         self.encoder = Encoder(channels, cfg.width, image_size, g_dim)
-        self.frame_predictor = FramePredictor(channels, cfg.width, z_dim + cfg.actions, cfg.motions, image_size)
+        self.pose = nn.LSTMCell(g_dim + z_dim + cfg.actions, pose_size)
+        self.figure = Figure(channels, cfg.width, pose_size, image_size)
+        self.ground = Ground(channels, cfg.width, cfg.motions, image_size)
         self.prior = self.posterior = None
         if z_dim:
             self.posterior = Core(2 * g_dim + 2 * z_dim + cfg.actions, cfg.rnn_size, z_dim)
@@ -177,8 +172,8 @@ class Scene(VideoModel[SceneState]):
 
     def step(self, state: SceneState, noise: Tensor, actions: Tensor | None = None) -> tuple[Tensor, SceneState]:
         """See `VideoModel.step`."""
-        *features, vector = self.encoder(state.picture, state.scene)
-        p, state = self._prior(vector, actions, state)
+        features = self.encoder(state.picture, state.ground)
+        p, state = self._prior(features[2], actions, state)
         state = self._move(features, noise if p is None else p.sample(noise), actions, state)
         return self.head(state.picture), state
 
@@ -197,8 +192,8 @@ class Scene(VideoModel[SceneState]):
         noise = noise.flatten(0, 1)  # (R, T-1, Z)
         first = video[:, 0].repeat(n_samples, 1, 1, 1)
         empty = first.new_zeros(len(first), self.rnn_size)
-        memory = first.new_zeros(len(first), 2 * self.width, *(self.image_size // (2 * PATCH),) * 2)
-        state = SceneState(first, first, memory, (empty, empty))
+        pose = first.new_zeros(len(first), 2 * self.rnn_size)
+        state = SceneState(first, first, (pose, pose), (empty, empty))
         if n_frames == 0:  # a context of one frame
             return state, video[:, 1:], None, None, noise
         if self.posterior is not None:
@@ -207,13 +202,13 @@ class Scene(VideoModel[SceneState]):
         led = [None] * n_frames if actions is None else actions.repeat(n_samples, 1, 1).unbind(1)
         pictures, qs, ps, zs, memory = [], [], [], [], (empty, empty)
         for t in range(n_frames):
-            *features, vector = self.encoder(state.picture, state.scene)
-            p, state = self._prior(vector, led[t], state)
+            features = self.encoder(state.picture, state.ground)
+            p, state = self._prior(features[2], led[t], state)
             z, q = noise[:, t], None
             if self.posterior is not None:
                 with float32(video):
                     p = p or standard_normal_like(Gaussian(z, z))
-                    known = torch.cat([vector, seen[:, t], p.mu.detach(), p.logvar.detach()], -1)
+                    known = torch.cat([features[2], seen[:, t], p.mu.detach(), p.logvar.detach()], -1)
                     q, memory = self.posterior(self.with_actions(known, led[t]), memory)
                     z = q.sample(z)
             state = self._move(features, z, led[t], state)
@@ -236,21 +231,26 @@ class Scene(VideoModel[SceneState]):
             p, memory = self.prior(self.with_actions(vector, action), state.prior)
         return p, state._replace(prior=memory)
 
-    def _move(self, features: list[Tensor], z: Tensor, action: Tensor | None, state: SceneState) -> SceneState:
+    def _move(
+        self, features: tuple[Tensor, Tensor, Tensor], z: Tensor, action: Tensor | None, state: SceneState
+    ) -> SceneState:
         """The state after the next frame."""
-        motions, pixels, memory = self.frame_predictor(*features, self.with_actions(z, action), state.memory)
+        fine, coarse, vector = features
         with float32(z):
-            picture, dtype = state.picture, state.picture.dtype
-            pixels = pixels.to(dtype)
-            n_masks = self.n_motions + 3
-            scene = state.scene + (pixels[:, n_masks : n_masks + 1] - 4).sigmoid() * (picture - state.scene)
-            drawn = pixels[:, n_masks + 1 :].sigmoid()
-            moved = self._displace(picture, motions.to(dtype).unflatten(-1, (-1, 3)))
-            sources = torch.cat([torch.stack([picture, scene, drawn], 1), moved], 1)  # (R, M + 3, C, H, W)
-            start = pixels.new_tensor([2.0, 2.0] + [0.0] * (self.n_motions + 1))[:, None, None]
+            pose = self.pose(torch.cat([vector, self.with_actions(z, action)], -1), state.pose)
+        posed, figure = self.figure(pose[0])
+        motions, pixels = self.ground(fine, coarse, posed)
+        with float32(z):
+            ground, dtype, n_masks = state.ground, state.ground.dtype, self.n_motions + 3
+            pixels, figure = pixels.to(dtype), figure.to(dtype)
+            moved = self._displace(ground, motions.to(dtype).unflatten(-1, (-1, 3)))
+            drawn = pixels[:, n_masks:].sigmoid()
+            sources = torch.cat([torch.stack([ground, state.picture, drawn], 1), moved], 1)  # (R, M + 3, C, H, W)
+            start = pixels.new_tensor([5.0] + [0.0] * (self.n_motions + 2))[:, None, None]
             masks = (pixels[:, :n_masks] + start).softmax(1)
-            picture = (masks[:, :, None] * sources).sum(1)
-        return SceneState(picture, scene, memory.to(dtype), state.prior)
+            ground = (masks[:, :, None] * sources).sum(1)
+            picture = ground + (figure[:, :1] - 3).sigmoid() * (figure[:, 1:].sigmoid() - ground)
+        return SceneState(picture, ground, pose, state.prior)
 
     def _displace(self, picture: Tensor, motions: Tensor) -> Tensor:
         """The picture under each motion (row, column, log spread), (R, C, H, W) and (R, M, 3) -> (R, M, C, H, W).
