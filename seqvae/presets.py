@@ -186,7 +186,7 @@ PRESETS |= {
     ),
 }
 PRESETS["pushing-transport"] = (
-    "rendered robot pushing, told what the robot does: what moves is carried along, GECO: per-pixel RMSE 0.04",
+    "rendered robot pushing, told what the robot does: a figure before a ground, GECO: per-pixel RMSE 0.04",
     RunConfig(
         data=PushingConfig(n_past=2, n_future=10),
         model=SceneConfig(actions=4),
