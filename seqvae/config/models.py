@@ -14,7 +14,7 @@ class ModelConfig(Settings):
     needs_context: ClassVar[bool] = True  # whether the model conditions on observed frames, at least one
     actions: ClassVar[int] = 0  # numbers of each action that the model is given; a field in families that take any
 
-    family: str  # svg: LSTMs on frame features; transport: canvases that move; scene: a figure before a ground; image: images
+    family: str  # svg: LSTMs on features; transport: canvases that move; scene: figure before ground; image: images
 
     @property
     def has_latent(self) -> bool:
