@@ -3,6 +3,8 @@
     python predict.py runs/videos-sigma mine.gif                  a GIF, a film strip and the numbers
     python predict.py smmnist-transport digits.mp4 --n-samples 8  with weights that come with the repository
     python predict.py runs/demo frames/ --n-future 20             a folder of frames; a longer future
+    python predict.py runs/robot one.gif --actions left.npy right.npy    a model told what the robot does: one context,
+                                                                  a future under each file of actions
 
 They land in RUN/predictions/CLIP/: prediction.gif, prediction.png and prediction.npz (docs/predictions.md).
 The first frames of the clip are observed; the rest is the truth, shown beside the samples if it is long enough.

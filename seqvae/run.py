@@ -3,6 +3,7 @@
 Letters: N samples, B videos, T frames given, F predicted, S the model's image size, Z latents per frame.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -211,15 +212,10 @@ class Run:
                 raise ValueError("actions are given, and this model takes none; drop them")
             return None
         shapes = ((n_frames, size), (len(video), n_frames, size))
-        expected = f"numbers of shape {shapes[0]}, or {shapes[1]} for a batch"
         if actions is None:
-            raise ValueError(f"this model takes actions; pass actions=, {expected}")
-        given = np.asarray(actions)
-        if given.shape not in shapes or given.dtype.kind not in "fiu":
-            raise ValueError(f"actions are {given.shape} {given.dtype}, expected {expected}")
-        if not np.isfinite(given).all():
-            raise ValueError("actions hold NaN or infinities, expected finite numbers")
-        return torch.from_numpy(given.astype(np.float32)).to(self.device).expand(len(video), -1, -1)
+            raise ValueError(f"this model takes actions; pass actions=, {_numbers_of(shapes)}")
+        given = check_actions(np.asarray(actions), *shapes)
+        return torch.from_numpy(given).to(self.device).expand(len(video), -1, -1)
 
     def _n_predicted(self, video: Tensor) -> int:
         """Frames of a video that the model predicts; ValueError for too few."""
@@ -250,6 +246,21 @@ def load_run(run: str | Path, *, checkpoint: str = "best", device: str = "auto")
     config = read_config(path)
     model, state = load_model(path, config, checkpoint)
     return Run(path, config, model.to(choose_device(device, "device")), state["step"])
+
+
+def check_actions(actions: ndarray, *shapes: tuple[int, ...]) -> ndarray:
+    """As float32; ValueError unless they are finite numbers of one of these shapes, of which a second is a batch's."""
+    if actions.shape not in shapes or actions.dtype.kind not in "fiu":
+        raise ValueError(f"actions are {actions.shape} {actions.dtype}, expected {_numbers_of(shapes)}")
+    with np.errstate(over="ignore"):  # a double may be too large
+        actions = actions.astype(np.float32)
+    if not np.isfinite(actions).all():
+        raise ValueError("actions hold NaN or infinities, expected finite numbers")
+    return actions
+
+
+def _numbers_of(shapes: Sequence[tuple[int, ...]]) -> str:
+    return f"numbers of shape {', or '.join(map(str, shapes))}" + (" for a batch" if len(shapes) > 1 else "")
 
 
 def _check_seed(seed: int) -> int:

@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
@@ -161,7 +162,87 @@ def test_evaluation_uses_the_true_actions_and_a_clip_has_none(run_dir, capsys):
         == 0
     )
     assert predict.main([str(run_dir), str(run_dir / "evaluation/own/gifs/video_000.gif")]) == 2
-    assert "takes actions, and a clip holds none" in capsys.readouterr().err
+    assert "takes actions, and a clip holds none; pass --actions FILE" in capsys.readouterr().err
+
+
+@pytest.fixture
+def clip(root, tmp_path):
+    """Five frames of a test video, beside left.npy and right.npy: what the bar is told once two have been seen."""
+    for name, told in (("left", -0.01), ("right", 0.01)):
+        actions = np.load(root / "pushing_test_actions.npy")[0, :4]
+        actions[1:, 0] = told
+        np.save(tmp_path / f"{name}.npy", actions.astype(np.float64))
+    path = tmp_path / "clip.apng"
+    iio.imwrite(path, np.load(root / "pushing_test.npy")[0, :5], plugin="pillow", duration=100)
+    return path
+
+
+def predicted(run_dir, clip, *names, out="out", flags=()):
+    """prediction.npz of predict.py under these files of actions."""
+    files, out = [str(clip.parent / f"{name}.npy") for name in names], clip.parent / out
+    assert predict.main([str(run_dir), str(clip), "--actions", *files, "--out", str(out), *flags]) == 0
+    with np.load(out / "prediction.npz") as numbers:
+        return dict(numbers)
+
+
+def test_a_clip_is_continued_with_each_file_of_actions(run_dir, clip, capsys):
+    both = predicted(run_dir, clip, "left", "right", flags=["--n-samples", "2"])
+    assert "2 samples under each of left, right" in capsys.readouterr().out
+    assert both["names"].tolist() == ["left", "right"] and both["samples"].shape == (2, 2, 3, 64, 64, 3)
+    run = seqvae.load_run(run_dir, device="cpu")
+    for name, rows, samples in zip(both["names"], both["actions"], both["samples"], strict=True):
+        assert (rows == np.load(clip.parent / f"{name}.npy").astype(np.float32)).all()
+        assert (samples == run.predict(both["context"], 3, 2, actions=rows)).all()  # so the noise is one for both
+        alone = predicted(run_dir, clip, name, out="alone", flags=["--n-samples", "2"])
+        assert (alone["samples"] == samples).all() and (alone["actions"] == rows).all()
+    columns = both["samples"][:, 0, -1].mean((1, 3))  # (2, 64) how white those of the last frame are
+    bars = obey(np.pad(both["actions"], ((0, 0), (0, 1), (0, 0))))[:, -1, 0, :, 0]
+    for own, other in ((0, 1), (1, 0)):
+        assert np.abs(columns[own] - bars[own]).mean() < np.abs(columns[own] - bars[other]).mean()
+
+
+def test_one_file_of_actions_gives_the_same_bytes_each_time_and_no_posterior(run_dir, clip):
+    first, again = (predicted(run_dir, clip, "left", out=out) for out in ("a", "b"))
+    assert first.keys() == {"context", "samples", "seeds", "truth", "sigma", "actions", "names"}
+    assert all((first[name] == again[name]).all() for name in first) and first["samples"].shape == (4, 3, 64, 64, 3)
+    for name in ("prediction.gif", "prediction.png"):
+        assert (clip.parent / "a" / name).read_bytes() == (clip.parent / "b" / name).read_bytes()
+    predicted(run_dir, clip, "left", "right", out="c", flags=["--n-samples", "2"])
+    shapes = [iio.improps(clip.parent / out / "prediction.gif").shape for out in ("a", "c")]
+    assert shapes[0][2] == shapes[1][2], "the truth and four futures each"
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (
+            np.zeros((3, 4)),
+            "bad.npy: actions are (3, 4) float64, expected numbers of shape (4, 4); a row for each frame",
+        ),
+        (np.zeros((4, 3), np.float32), "actions are (4, 3) float32, expected numbers of shape (4, 4)"),
+        (np.full((4, 4), np.nan), "bad.npy: actions hold NaN or infinities"),
+        (np.full((4, 4), 1e300), "bad.npy: actions hold NaN or infinities"),
+        (np.full((4, 4), "left"), "bad.npy: actions are (4, 4) <U4"),
+        (np.full((4, 4), None), "bad.npy cannot be read"),
+        (b"", "bad.npy cannot be read"),
+        (b"no array", "bad.npy cannot be read"),
+        (None, "bad.npy is not a file; expected an .npy file of (4, 4) numbers"),
+    ],
+)
+def test_a_bad_file_of_actions_is_one_line(content, words, run_dir, clip, capsys):
+    path = clip.parent / "bad.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content, allow_pickle=True)
+    assert predict.main([str(run_dir), str(clip), "--actions", str(clip.parent / "left.npy"), str(path)]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count(chr(10)) == 1
+
+
+def test_files_of_one_name_are_refused(run_dir, clip, capsys):
+    assert predict.main([str(run_dir), str(clip), "--actions", "a/left.npy", "b/left.npy"]) == 2
+    assert "--actions: 2 files are named left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

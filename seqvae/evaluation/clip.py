@@ -1,6 +1,6 @@
 """Futures of one's own clip, written as pictures and numbers. The command is predict.py."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from seqvae.folders import results_folder
 from seqvae.gaussian import keyed_noise
 from seqvae.memory import check_memory
 from seqvae.metrics.frame import without_tf32
-from seqvae.run import Run, load_run
+from seqvae.run import Run, check_actions, load_run
 from seqvae.visualize import Panel, whole_file, write_animation, write_strip
 
 ReadVideo = Callable[[Path, int, int, int], np.ndarray]  # datasets.videos.read_video
@@ -26,24 +26,23 @@ def start(args: PredictConfig, read_video: ReadVideo) -> int:
         run = load_run(args.run, checkpoint=args.checkpoint, device=args.device)
         if run.config.data.images:
             raise ValueError(f"{args.run} is a model of single images, which predicts no futures")
-        if run.model.n_actions:
-            raise ValueError(
-                f"{args.run} takes actions, and a clip holds none; from Python: run.predict(frames, actions=...)"
-            )
         n_future = args.n_future or run.config.data.n_future
+        actions = read_actions(run, args.run, args.actions, n_future)
         video = read_clip(run, args.clip, run.n_past + n_future, read_video)
-        n_samples = args.n_samples or (4 if run.model.has_latent else 1)
+        n_samples = args.n_samples or (4 if run.model.has_latent and len(actions) < 2 else 1)
         width = max(128, run.model.image_size * (args.gif_scale or 1))
-        pictures = 3 * (n_samples + 2) * (run.n_past + n_future) * width**2
+        pictures = 3 * (n_samples * max(1, len(actions)) + 2) * (run.n_past + n_future) * width**2
         check_memory(pictures, f"{n_samples} samples, {n_future} frames, pictures {width} wide")
         out = args.out or results_folder(args.run) / "predictions" / args.clip.resolve().name
     with cli.working(lambda: out, "--n-samples, or pass --device cpu"):
         try:
-            numbers = predict(run, video, n_future, n_samples, args.seed)
+            numbers = predict(run, video, n_future, n_samples, args.seed, actions)
         except (ValueError, BadPredictions) as error:
             raise cli.Ended(str(error), 2) from None
         write(run, video, numbers, out, args.formats, args.gif_scale)
-    print(f"{run.n_past} frames observed, {n_future} predicted, {n_samples} samples")
+    samples = f"{n_samples} sample{'s' if n_samples > 1 else ''}"
+    under = f" under each of {', '.join(actions)}" if len(actions) > 1 else ""
+    print(f"{run.n_past} frames observed, {n_future} predicted, {samples}{under}")
     if len(video) < run.n_past + n_future:
         print(f"the clip has {len(video)} frames of {run.n_past + n_future}: too few to show the truth beside")
     print(f"wrote {out}")
@@ -60,18 +59,59 @@ def read_clip(run: Run, path: Path, max_frames: int, read_video: ReadVideo) -> n
     return video
 
 
-def predict(run: Run, video: np.ndarray, n_future: int, n_samples: int, seed: int) -> dict[str, np.ndarray]:
-    """What prediction.npz holds."""
+def read_actions(run: Run, name: Path, files: Sequence[Path], n_future: int) -> dict[str, np.ndarray]:
+    """(n_past - 1 + n_future, A) float32 by the file's stem, empty for a model that takes none.
+
+    Raises:
+        ValueError, FileNotFoundError: files for a model that takes none, none for one that does, or one that does not
+            hold such an array.
+    """
+    shape = (run.n_past - 1 + n_future, run.model.n_actions)
+    expected = f"an .npy file of {shape} numbers, row t leading from frame t to frame t + 1"
+    if not run.model.n_actions and files:
+        raise ValueError(f"--actions {files[0]}: {name} was trained without actions; drop it")
+    if run.model.n_actions and not files:
+        raise ValueError(f"{name} takes actions, and a clip holds none; pass --actions FILE, {expected}")
+    found = {}
+    for path in files:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not a file; expected {expected}")
+        try:
+            given = np.lib.format.open_memmap(path, mode="r")
+        except Exception as error:  # NumPy parses the header as Python, and a damaged one fails in many ways
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"{path} cannot be read ({reason}); expected {expected}") from None
+        try:
+            found[path.stem] = check_actions(given, shape)
+        except ValueError as error:
+            rows = f"; a row for each frame after the first, {run.n_past} observed and {n_future} predicted"
+            raise ValueError(f"{path}: {error}{rows if given.shape != shape else ''}") from None
+    return found
+
+
+def predict(
+    run: Run, video: np.ndarray, n_future: int, n_samples: int, seed: int, actions: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What prediction.npz holds; futures under different actions have the same noise."""
     context, arguments = video[: run.n_past], {"n_future": n_future, "n_samples": n_samples, "seed": seed}
+    samples, sigmas = [], []
+    for given in actions.values() or [None]:
+        samples.append(run.predict(context, **arguments, actions=given))
+        sigmas.append(run.sample_sigma(context, **arguments, actions=given))
+    several = len(samples) > 1
     numbers = {
         "context": context,
-        "samples": run.predict(context, **arguments),
+        "samples": np.stack(samples) if several else samples[0],
         "seeds": np.array([(seed, 0, sample) for sample in range(n_samples)]),
     }
     if len(video) == run.n_past + n_future:
         numbers["truth"] = video[run.n_past :]
-    sigma = run.sample_sigma(context, **arguments)
-    return numbers if sigma is None else numbers | {"sigma": np.asarray(sigma)}
+    if sigmas[0] is not None:
+        numbers["sigma"] = np.stack(sigmas) if several and np.ndim(sigmas[0]) else np.asarray(sigmas[0])
+    if actions:
+        rows = list(actions.values())
+        numbers |= {"actions": np.stack(rows) if several else rows[0], "names": np.array(list(actions))}
+    return numbers
 
 
 def write(run: Run, video: np.ndarray, numbers: dict, out: Path, formats: tuple[str, ...], scale: int | None) -> None:
@@ -79,17 +119,30 @@ def write(run: Run, video: np.ndarray, numbers: dict, out: Path, formats: tuple[
     out.mkdir(parents=True, exist_ok=True)
     panels = []
     if "truth" in numbers:
+        panels.append(Panel("truth", picture(video), False))
+    if "truth" in numbers and not run.model.n_actions:  # what led to the clip's own frames need not be in the files
         seen = reconstruct(run, video, seed=numbers["seeds"][0, 0])
-        panels += [Panel("truth", picture(video), False), Panel("posterior", picture(seen), False)]
-    panels += [
-        Panel(f"sample {i + 1}", picture(np.concatenate([numbers["context"], sample])))
-        for i, sample in enumerate(numbers["samples"])
-    ]
+        panels.append(Panel("posterior", picture(seen), False))
+    for label, sample in labelled(numbers):
+        panels.append(Panel(label, picture(np.concatenate([numbers["context"], sample]))))
     for ending in formats:
         write_animation(out / f"prediction.{ending}", panels, run.n_past, scale=scale)
     write_strip(out / "prediction.png", panels, run.n_past)
     with whole_file(out / "prediction.npz") as partial:
         np.savez_compressed(partial, **numbers)
+
+
+def labelled(numbers: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+    """Label and (F, S, S, C) frames of each future; those of one noise under several actions are neighbours."""
+    samples = numbers["samples"]
+    if samples.ndim == 5:
+        return [(f"sample {i + 1}", sample) for i, sample in enumerate(samples)]
+    n_samples, names = samples.shape[1], numbers["names"]
+    return [
+        (str(name) if n_samples == 1 else f"{name} {i + 1}", samples[k, i])
+        for i in range(n_samples)
+        for k, name in enumerate(names)
+    ]
 
 
 @torch.no_grad()

@@ -84,7 +84,10 @@ class PredictConfig:
 
     run: Path  # folder that train.py or seqvae.export made, or a name in pretrained/
     clip: Path  # video file, or folder of frames
-    n_samples: int | None = None  # futures; None: 4, of a model without latent 1
+    # .npy file of the actions that lead to each frame after the first, for a model trained with actions; several: a
+    # future under each of them, side by side
+    actions: tuple[Path, ...] = ()
+    n_samples: int | None = None  # futures; None: 4, of a model without latent 1, under several files of actions 1 each
     n_future: int | None = None  # frames to predict; None: as many as in training
     seed: int = 0  # of the predictions' noise
     checkpoint: Literal["best", "last"] = "best"  # best on validation, or the last one
@@ -96,6 +99,10 @@ class PredictConfig:
     def __post_init__(self) -> None:
         check_at_least_1(self, "n_samples", "n_future")
         check_pictures(self.formats, self.gif_scale)
+        names = [path.stem for path in self.actions]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"--actions: {names.count(name)} files are named {name}; they are told apart by name")
 
 
 def check_at_least_1(settings: object, *names: str) -> None:
