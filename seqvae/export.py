@@ -24,6 +24,7 @@ from seqvae.config import RunConfig, read_config, to_json
 from seqvae.extras import require
 from seqvae.folders import find_run
 from seqvae.metrics.best_of_n import plus_minus
+from seqvae.report.evaluated import of_actions
 from seqvae.training.checkpoint import write_atomically
 from seqvae.training.logger import read_metrics
 from seqvae.weights import OBJECTIVE, WEIGHTS_FILE, load_model
@@ -197,10 +198,11 @@ def _scores(run_dir: Path, weights: dict) -> list[str]:
                 if all(m in scores for m in metrics)
             ]
             titles = [facts["metrics"][m]["label"] for m in metrics]
-            facts = f"{facts['protocol']}; test set SHA-256 `{facts['test_set']['sha256']}`"
+            parts = (facts["protocol"], of_actions(facts), f"test set SHA-256 `{facts['test_set']['sha256']}`")
+            heading = "; ".join(filter(None, parts))
         except (ValueError, LookupError, TypeError, AttributeError):
             continue  # of another version, or of images, which have other numbers
-        lines += [f"## {facts}", "", f"| | {' | '.join(titles)} |", "|---" * (1 + len(titles)) + "|"]
+        lines += [f"## {heading}", "", f"| | {' | '.join(titles)} |", "|---" * (1 + len(titles)) + "|"]
         lines += [*(f"| {' | '.join(row)} |" for row in rows), "", "Mean over test videos, 95 % interval.", ""]
     return lines
 

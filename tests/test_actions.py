@@ -14,10 +14,12 @@ import seqvae
 import train
 from datasets import load_dataset
 from seqvae.config import MovingMnistConfig, RunConfig
+from seqvae.evaluation.prediction_file import SavedPredictions
 from seqvae.models import VideoModel
 from seqvae.models.base import ActionScale
 from seqvae.training.session import check_actions
 from tests.families import build, clips, noise, small
+from tests.results import metrics
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 
@@ -156,13 +158,44 @@ def test_the_scale_is_that_of_the_training_clips_and_kept(run_dir):
     assert scale.mean[3] == pytest.approx(1)
 
 
-def test_evaluation_uses_the_true_actions_and_a_clip_has_none(run_dir, capsys):
-    assert (
-        evaluate.main([str(run_dir), "--n-samples", "2", "--n-videos", "2", "--n-importance", "1", "--lpips", "off"])
-        == 0
-    )
-    assert predict.main([str(run_dir), str(run_dir / "evaluation/own/gifs/video_000.gif")]) == 2
-    assert "takes actions, and a clip holds none; pass --actions FILE" in capsys.readouterr().err
+def test_runs_are_scored_under_the_true_actions_or_under_none_or_other_ones(run_dir, root, tmp_path, capsys):
+    """Futures and bounds are those that `load_run` gives under the same actions."""
+    out, kinds = tmp_path / "out", ("true", "none", "shuffled")
+    few = [str(run_dir), "--n-samples", "2", "--n-videos", "2", "--n-importance", "1", "--lpips", "off"]
+    assert evaluate.main([*few, "--actions", *kinds, "--save-predictions", "--out", str(out)]) == 0
+    names = [run_dir.name, f"{run_dir.name} (no actions)", f"{run_dir.name} (another video's actions)"]
+    table = capsys.readouterr().out
+    assert all(f"\n{name}  " in table for name in names)
+    assert all(name in (out / "report.html").read_text().replace("&#39;", "'") for name in names)
+    run, clips = seqvae.load_run(run_dir, device="cpu"), load_dataset("pushing", root, "test", seq_len=30)
+    video = torch.stack(clips.__getitems__(range(2))).movedim(2, -1).numpy()  # (B, T, H, W, C)
+    given = {
+        "true": clips.actions([0, 1]),
+        "none": run.model.action_scale.mean.expand(2, 30, 4),
+        "shuffled": clips.actions([1, 2]),
+    }
+    psnr = {}
+    for kind in kinds:
+        folder, actions = out / ("own" if kind == "true" else f"own-actions-{kind}"), given[kind][:, :29]
+        saved, facts = SavedPredictions(folder / "predictions.h5", torch.device("cpu")), metrics(folder)
+        expected = run.predict(video[:, :2], 28, 2, actions=actions)
+        assert (saved.futures(range(2), range(2))[0].movedim(3, -1).numpy() == expected).all()
+        nats = run.score(video, actions=actions).nats.sum(1).mean()
+        assert facts["bounds"]["elbo_all"]["mean"] == pytest.approx(-nats)
+        psnr[kind] = facts["results"]["mean"]["psnr"]["mean"]
+    assert psnr["true"] > max(psnr["none"], psnr["shuffled"]), psnr
+    assert evaluate.main(few) == 0
+    assert metrics(run_dir / "evaluation" / "own") == metrics(out / "own"), "the default is true"
+    again = tmp_path / "again"
+    assert evaluate.main(["--from-predictions", str(folder / "predictions.h5"), "--out", str(again)]) == 0
+    assert "28 predicted, another video's actions" in capsys.readouterr().out and metrics(again) == metrics(folder)
+
+
+def test_a_run_without_actions_is_not_scored_under_others(trained, capsys):
+    assert evaluate.main([str(trained), "--actions", "none"]) == 2
+    error = capsys.readouterr().err
+    assert f"--actions is about runs trained with actions, and {trained} was not; drop it" in error
+    assert error.count(chr(10)) == 1
 
 
 @pytest.fixture
@@ -175,6 +208,11 @@ def clip(root, tmp_path):
     path = tmp_path / "clip.apng"
     iio.imwrite(path, np.load(root / "pushing_test.npy")[0, :5], plugin="pillow", duration=100)
     return path
+
+
+def test_a_clip_holds_no_actions(run_dir, clip, capsys):
+    assert predict.main([str(run_dir), str(clip)]) == 2
+    assert "takes actions, and a clip holds none; pass --actions FILE" in capsys.readouterr().err
 
 
 def predicted(run_dir, clip, *names, out="out", flags=()):

@@ -23,6 +23,9 @@ class EvalConfig:
     n_videos: int | None = None  # test videos, from the first; None: the protocol's (own: 64)
     # with own: the published 10,000 x 20 frames of Moving MNIST instead of the run's test split
     test_set: Literal["mnist_test_seq"] | None = None
+    # a run trained with actions: under those that were taken, their mean in training, or those of the next test video;
+    # several: each in its own folder, and a table that compares them
+    actions: tuple[Literal["true", "none", "shuffled"], ...] = ("true",)
     save_predictions: bool = False  # keep every predicted frame in predictions.h5, beside the results
     from_predictions: tuple[Path, ...] = ()  # score such files (docs/predictions.md) instead of runs
     lpips: Literal["auto", "on", "off"] = "auto"  # on: download its backbone (233 MB) if need be; auto: if it is there
@@ -52,7 +55,7 @@ class EvalConfig:
         if self.run_dirs and self.from_predictions:
             raise ValueError("runs and --from-predictions at once; evaluate them one after the other")
         if self.from_predictions:
-            names = ("save_predictions", "test_set", "checkpoint", "n_importance", "seed", "amp", "compile")
+            names = ("save_predictions", "test_set", "actions", "checkpoint", "n_importance", "seed", "amp", "compile")
             self.refuse(names, "is about a model, and --from-predictions has none; drop it")
         if self.lpips_vgg and self.lpips == "off":
             raise ValueError("--lpips-vgg asks for LPIPS and --lpips off for none; drop one")

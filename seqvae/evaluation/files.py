@@ -9,7 +9,7 @@ from seqvae.evaluation.request import Evaluation, Request
 from seqvae.provenance import provenance
 
 # What metrics.json says of a run, and a file keeps.
-RUN_FACTS = ("run", "checkpoint", "step", "seed", "amp", "sigma", "geco", "config", "data")
+RUN_FACTS = ("run", "checkpoint", "step", "seed", "amp", "actions", "sigma", "geco", "config", "data")
 
 
 def prepare_file(request: Request, path: Path) -> Evaluation:

@@ -160,7 +160,7 @@ def execute(
         before = facts_before(p.out)
         changed = [
             f"{name} {before[name]} -> {whole[name]}"
-            for name in ("checkpoint", "step", "seed", "amp", "n_samples", "n_videos")
+            for name in ("checkpoint", "step", "seed", "amp", "actions", "n_samples", "n_videos")
             if name in before and name in whole and before[name] != whole[name]
         ]
         lines += [f"{p.out}: replaced an earlier evaluation ({', '.join(changed)})"] if changed else []

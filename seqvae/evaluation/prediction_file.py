@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -60,6 +60,7 @@ class Facts(TypedDict, total=False):
     run: str
     checkpoint: str
     amp: str
+    actions: Literal["true", "none", "shuffled"]
     step: Annotated[int, Field(ge=0, lt=2**63)]
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     sigma: Annotated[float, Field(gt=0, allow_inf_nan=False)]

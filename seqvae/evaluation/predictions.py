@@ -56,8 +56,31 @@ class Predictions(ABC):
         return sample_chunks(self.n_samples, n_videos)
 
 
+class OtherActions(Dataset):
+    """The same clips, under actions that were not taken.
+
+    Args:
+        mean: (A,) every action; None: the actions of the next clip, after the last one those of the first.
+    """
+
+    def __init__(self, clips: Dataset, mean: Tensor | None) -> None:
+        self.clips, self.mean = clips, mean
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.clips[index]
+
+    def actions(self, indices: Sequence[int]) -> Tensor:
+        """(B, T, A) float32."""
+        if self.mean is None:
+            return self.clips.actions([(index + 1) % len(self.clips) for index in indices])
+        return self.mean.expand_as(self.clips.actions(indices))
+
+
 class ModelPredictions(Predictions):
-    """What a model predicts, given the true actions if it takes any. Noise is keyed by (seed, video, sample)."""
+    """What a model predicts, given the clips' actions if it takes any. Noise is keyed by (seed, video, sample)."""
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Evaluations of a run: test sets of videos under protocols, or the test split of single images."""
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from seqvae.config import RunConfig, read_config, to_json
 from seqvae.evaluation import bounds, images
 from seqvae.evaluation.choose import choose_protocol, test_set_of
 from seqvae.evaluation.plan import Plan, execute
-from seqvae.evaluation.predictions import ModelPredictions
+from seqvae.evaluation.predictions import ModelPredictions, OtherActions
 from seqvae.evaluation.request import Evaluation, Request
 from seqvae.folders import find_run, results_folder
 from seqvae.metrics import published
@@ -25,8 +26,8 @@ from seqvae.weights import load_model
 
 # Settings that nothing would read where no test set of videos is predicted.
 ABOUT_VIDEOS = (
-    *("protocol", "test_set", "save_predictions", "lpips", "lpips_vgg", "fvd_weights", "r3d18", "oracle", "amp"),
-    *("compile", "n_samples", "formats", "gif_scale"),
+    *("protocol", "test_set", "actions", "save_predictions", "lpips", "lpips_vgg", "fvd_weights", "r3d18", "oracle"),
+    *("amp", "compile", "n_samples", "formats", "gif_scale"),
 )
 
 
@@ -52,8 +53,10 @@ def prepare_run(request: Request, path: Path) -> list[Evaluation]:
 
 
 def prepare_videos(request: Request, path: Path, cfg: RunConfig) -> list[Evaluation]:
-    """One evaluation per test set: protocols that share one, and the observed frames, share its predictions."""
+    """One evaluation per test set and kind of actions: protocols that share both, and the observed frames, share it."""
     args = request.args
+    if not cfg.model.actions:
+        args.refuse(("actions",), f"is about runs trained with actions, and {path} was not; drop it")
     if not cfg.model.has_latent and args.n_importance not in (None, 1):
         raise ValueError(
             f"--n-importance {args.n_importance}: a model without latent has no importance weights; drop it"
@@ -68,8 +71,8 @@ def prepare_videos(request: Request, path: Path, cfg: RunConfig) -> list[Evaluat
     if args.compile == "on":
         subject.model.compile_parts()
     mean_image = mean_training_image(request, cfg)
-    groups: dict[str, list[tuple[Plan, Dataset]]] = {}
-    for protocol in protocols:
+    groups: dict[tuple[str, str], list[tuple[Plan, Dataset]]] = {}
+    for actions, protocol in itertools.product(args.actions, protocols):
         clips = request.load_dataset(split="test", root=data_root(request, cfg), **test_set_of(protocol, cfg.data))
         if protocol.name == "own" and args.n_videos is None:
             protocol = dataclasses.replace(protocol, n_videos=min(protocol.n_videos, len(clips)))
@@ -77,15 +80,27 @@ def prepare_videos(request: Request, path: Path, cfg: RunConfig) -> list[Evaluat
         if sizes["n_videos"] > len(clips):
             raise ValueError(f"--n-videos {sizes['n_videos']}: the test split of {protocol.test_set} has {len(clips)}")
         name = protocol.name if args.test_set is None else f"{protocol.name}-{args.test_set}"
-        home = results_folder(path) / "evaluation"
-        plan = request.plan(protocol, **sizes, out=request.out_folder(path, home, name, several=len(protocols) > 1))
+        if actions != "true":
+            name = f"{name}-actions-{actions}"
+            clips = under_actions(clips, actions, subject)
+        home, several = results_folder(path) / "evaluation", len(protocols) * len(args.actions) > 1
+        plan = request.plan(protocol, **sizes, out=request.out_folder(path, home, name, several))
         key = repr((protocol.test_set, sorted(protocol.options.items()), protocol.n_past))
-        groups.setdefault(key, []).append((plan, clips))
-    return [evaluation_of(request, subject, mean_image, group) for group in groups.values()]
+        groups.setdefault((actions, key), []).append((plan, clips))
+    return [evaluation_of(request, subject, mean_image, actions, group) for (actions, _), group in groups.items()]
+
+
+def under_actions(clips: Dataset, actions: str, subject: Subject) -> Dataset:
+    """Test clips under other actions than were taken: none, which a model scales to zeros, or shuffled."""
+    if actions == "none":
+        return OtherActions(clips, subject.model.action_scale.mean.cpu())
+    if len(clips) < 2:
+        raise ValueError(f"--actions shuffled takes another test video's, and {subject.path} has one; drop it")
+    return OtherActions(clips, None)
 
 
 def evaluation_of(
-    request: Request, subject: Subject, mean_image: Tensor, group: list[tuple[Plan, Dataset]]
+    request: Request, subject: Subject, mean_image: Tensor, actions: str, group: list[tuple[Plan, Dataset]]
 ) -> Evaluation:
     """Plans of one test set, each with its clips, which differ in length alone."""
     args, cfg = request.args, subject.cfg
@@ -113,6 +128,8 @@ def evaluation_of(
             "root": data_root(request, cfg),
             "test_set": test_set_of(protocol, cfg.data),
         }
+        if cfg.model.actions:
+            facts["actions"] = actions
         for plan, own_clips in group:  # before the predictions: what wants more memory than there is fails early
             plan.facts = {"bounds": measured_bounds(request, subject, own_clips, plan.n_videos, plan.protocol.n_past)}
         return execute(

@@ -33,7 +33,8 @@ def start(args: EvalConfig, load_dataset: Callable[..., Dataset], simulator: Cal
             request = Request(args, device, load_dataset, simulator)
             evaluations = distributed.on_all(lambda: prepare(request))
             outs = [out for evaluation in evaluations for out in evaluation.outs]
-            page = (args.out or Path("comparison")) if len(args.subjects) > 1 else None
+            several = len(args.subjects) > 1 or len(args.actions) > 1
+            page = (args.out or Path("comparison")) if several else None
             distributed.on_main(lambda: [check_folder(out) for out in [*outs, page] if out is not None])
         evaluate(evaluations, page, args.batch_size)
     return 0

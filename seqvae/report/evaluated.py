@@ -119,6 +119,7 @@ class Facts(Entry, total=False):
     predictions: dict[str, Any]
     run: str
     checkpoint: str
+    actions: Literal["true", "none", "shuffled"]
     command: str
     step: Count
     seed: Count
@@ -188,6 +189,11 @@ class Evaluated:
         return as_score(self.find(*path))
 
 
+def of_actions(facts: dict) -> str:
+    """What the videos were predicted under, to print; "" for the actions that were taken, and without any."""
+    return {"none": "no actions", "shuffled": "another video's actions"}.get(facts.get("actions"), "")
+
+
 def as_score(value: object) -> Score | None:
     """Of {mean, interval95}, [mean, half width] or a number; None where the mean is not finite."""
     if isinstance(value, dict):
@@ -214,7 +220,8 @@ def evaluated(folder: Path, content: bytes) -> Evaluated:
     if missing := sorted((needed | {"test_set"}) - facts.keys()):
         raise ValueError(f"{path} has no {', '.join(missing)}: evaluate the run again")
     run = Path(str(facts.get("run") or "")).name
-    return Evaluated(folder, facts, str(run or facts.get("predictions", {}).get("source") or folder.resolve().name))
+    name = str(run or facts.get("predictions", {}).get("source") or folder.resolve().name)
+    return Evaluated(folder, facts, f"{name} ({actions})" if (actions := of_actions(facts)) else name)
 
 
 def read_evaluations(folders: Sequence[Path]) -> list[Evaluated]:

@@ -13,7 +13,7 @@ from tabulate import SEPARATING_LINE, tabulate
 
 from seqvae.metrics.protocols import MEAN_IMAGE_CLIPS, METRICS
 from seqvae.metrics.published import MARKS, caption
-from seqvae.report.evaluated import Evaluated, Score, Scored, as_score, finite, read_evaluations
+from seqvae.report.evaluated import Evaluated, Score, Scored, as_score, finite, of_actions, read_evaluations
 
 WIDTH = 112  # columns of the terminal
 NAME_WIDTH = 40  # of a row's name there
@@ -65,10 +65,12 @@ def title_of(group: Sequence[Evaluated]) -> str:
     facts, d = group[0].facts, group[0].definitions
     if group[0].images:
         return f"{facts['test_set'].get('name')}: {facts.get('n_images', 'some')} test images"
-    return (
+    text = (
         f"{facts['protocol']} on {facts['test_set'].get('name')}: {facts.get('n_videos', 'some')} videos, "
         f"{d.get('n_past')} frames observed, {d.get('n_future')} predicted"
     )
+    actions, *others = {of_actions(e.facts) for e in group}
+    return f"{text}, {actions}" if actions and not others else text
 
 
 class Column(NamedTuple):
@@ -272,7 +274,7 @@ def differences(group: Sequence[Evaluated]) -> list[tuple[str, list[str]]]:
     """(setting, its value per run) where settings, steps or seeds differ; one that is absent or None is a dash."""
     settings = [
         {k: v for k, v in flat(e.facts.get("config") or {}).items() if k != "run_dir"}
-        | {k: e.facts.get(k) for k in ("checkpoint", "step", "seed")}
+        | {k: e.facts.get(k) for k in ("checkpoint", "step", "seed", "actions")}
         for e in group
     ]
     rows = []
