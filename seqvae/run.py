@@ -176,7 +176,7 @@ class Run:
         if not self.config.model.needs_context:
             raise ValueError("a model of single images predicts no futures; it can score and encode")
         for name, value in (("n_future", n_future), ("n_samples", n_samples)):
-            if not isinstance(value, int | np.integer) or value < 1:
+            if not _is_integer(value) or value < 1:
                 raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
         if n_samples > 1 and not self.model.has_latent:
             raise ValueError(f"n_samples is {n_samples}, and a model without latent has one future; pass 1")
@@ -194,7 +194,7 @@ class Run:
 
     def _video(self, frames: ArrayLike) -> tuple[Tensor, ndarray]:
         """(B, T, C, S, S) float32 in [0, 1] on the device, and the frames as an array."""
-        given = np.asarray(frames)
+        given = _array("frames", frames)
         _check_frames(given)
         video = given[..., None] if given.ndim == 3 else given
         video = video[None] if video.ndim == 4 else video
@@ -214,7 +214,7 @@ class Run:
         shapes = ((n_frames, size), (len(video), n_frames, size))
         if actions is None:
             raise ValueError(f"this model takes actions; pass actions=, {_numbers_of(shapes)}")
-        given = check_actions(np.asarray(actions), *shapes)
+        given = check_actions(_array("actions", actions), *shapes)
         return torch.from_numpy(given).to(self.device).expand(len(video), -1, -1)
 
     def _n_predicted(self, video: Tensor) -> int:
@@ -263,8 +263,21 @@ def _numbers_of(shapes: Sequence[tuple[int, ...]]) -> str:
     return f"numbers of shape {', or '.join(map(str, shapes))}" + (" for a batch" if len(shapes) > 1 else "")
 
 
+def _array(name: str, given: ArrayLike) -> ndarray:
+    """As NumPy has it; ValueError for rows of unequal length, and for tensors that NumPy cannot take."""
+    try:
+        return np.asarray(given)
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name} are a {type(given).__name__}, expected one array of numbers ({reason})") from None
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def _check_seed(seed: int) -> int:
-    if not isinstance(seed, int | np.integer) or not 0 <= seed < MAX_SEED:
+    if not _is_integer(seed) or not 0 <= seed < MAX_SEED:
         raise ValueError(f"seed must be an integer in [0, 2^32), got {seed!r}")
     return int(seed)
 
@@ -272,13 +285,13 @@ def _check_seed(seed: int) -> int:
 def _check_frames(frames: ndarray) -> None:
     layouts = "expected (T, H, W), (T, H, W, C) or (B, T, H, W, C) with C 1 or 3"
     if frames.ndim not in (3, 4, 5) or (frames.ndim > 3 and frames.shape[-1] not in (1, 3)):
-        raise ValueError(f"frames are {frames.shape}, {layouts}")
+        raise ValueError(f"frames are {frames.shape} {frames.dtype}, {layouts}")
     if 0 in frames.shape:
-        raise ValueError(f"frames are {frames.shape}: there is nothing in them")
+        raise ValueError(f"frames are {frames.shape}: there is nothing in them, {layouts}")
     if frames.dtype != np.uint8 and frames.dtype.kind != "f":
         raise ValueError(f"frames are {frames.dtype}, expected uint8, or floating point in [0, 1]")
     if frames.dtype.kind == "f" and not (frames.min() >= 0 and frames.max() <= 1):  # NaN is neither
-        raise ValueError(f"frames range from {frames.min():.4g} to {frames.max():.4g}, expected [0, 1] without NaN")
+        raise ValueError(f"frames range from {frames.min():.9g} to {frames.max():.9g}, expected [0, 1] without NaN")
 
 
 def _fit(video: ndarray, size: int) -> ndarray:

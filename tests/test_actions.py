@@ -283,21 +283,6 @@ def test_files_of_one_name_are_refused(run_dir, clip, capsys):
     assert "--actions: 2 files are named left" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "actions, message",
-    [
-        (None, r"this model takes actions; pass actions=, numbers of shape \(4, 4\), or \(1, 4, 4\) for a batch"),
-        (np.zeros((3, 4)), r"actions are \(3, 4\) float64, expected numbers of shape \(4, 4\)"),
-        (np.zeros((4, 3)), r"actions are \(4, 3\) float64"),
-        (np.full((4, 4), np.nan), "actions hold NaN"),
-        ([["a"] * 4] * 4, r"actions are \(4, 4\) <U1"),
-    ],
-)
-def test_actions_that_do_not_fit_are_refused(actions, message, run_dir):
-    with pytest.raises(ValueError, match=message):
-        seqvae.load_run(run_dir, device="cpu").predict(np.zeros((2, 64, 64, 3), np.uint8), 3, actions=actions)
-
-
 def test_data_without_such_actions_is_refused():
     clips = load_dataset("digits", None, "train", seq_len=15)
     with pytest.raises(ValueError, match="model.actions is 4, and moving_mnist has none; pass 0"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import types
@@ -220,15 +221,29 @@ OK = video(3, 32, 32)
 @pytest.mark.parametrize(
     "frames, options, words",
     [
-        (OK[0], {}, r"\(32, 32\), expected \(T, H, W\)"),
+        (OK[0], {}, r"\(32, 32\) uint8, expected \(T, H, W\)"),
         (video(3, 32, 32, 4), {}, "C 1 or 3"),
         (video(1, 3, 32, 32), {}, "C 1 or 3"),
         (OK[None, None, None], {}, "expected"),
         (OK[:0], {}, "nothing in them"),
         (OK[:, :0], {}, "nothing in them"),
+        (video(3, 32, 32, 2), {}, r"\(3, 32, 32, 2\) uint8, expected .* C 1 or 3"),
+        (video(3, 3, 32, 32), {}, r"\(3, 3, 32, 32\) uint8, expected .* C 1 or 3"),
+        (video(0, 3, 32, 32, 1), {}, r"\(0, 3, 32, 32, 1\): there is nothing in them, expected"),
+        ([], {}, r"frames are \(0,\) float64, expected"),
+        (None, {}, r"frames are \(\) object, expected"),
+        ("mine.gif", {}, r"frames are \(\) <U8, expected"),
+        ([OK[0], OK[0, :16]], {}, "frames are a list, expected one array of numbers"),
+        (torch.rand(3, 32, 32, requires_grad=True), {}, "frames are a Tensor, expected one array of numbers"),
+        (torch.rand(3, 32, 32).bfloat16(), {}, "frames are a Tensor, expected one array of numbers"),
         (OK[:1], {}, "frames are 1, and the model observes at least 2"),
         (OK.astype(int), {}, "int64, expected uint8"),
         (OK > 9, {}, "bool, expected uint8"),
+        (OK.astype(complex), {}, "complex128, expected uint8"),
+        (OK.astype(object), {}, "object, expected uint8"),
+        (OK.astype(np.uint16), {}, "uint16, expected uint8"),
+        (np.full((3, 32, 32), 1.00001), {}, r"range from 1.00001 to 1.00001, expected \[0, 1\]"),
+        (np.full((3, 32, 32), -np.inf), {}, r"range from -inf to -inf, expected \[0, 1\]"),
         (OK.astype(np.float32), {}, r"range from 0 to 255, expected \[0, 1\]"),
         (OK / 255 - 0.5, {}, r"expected \[0, 1\]"),
         (np.where(OK > 9, np.nan, 0.5), {}, "without NaN"),
@@ -236,10 +251,17 @@ OK = video(3, 32, 32)
         ([["a"]], {}, "expected"),
         (OK, {"n_future": 0}, "n_future must be an integer >= 1, got 0"),
         (OK, {"n_future": 2.5}, "n_future must be an integer >= 1, got 2.5"),
-        (OK, {"n_samples": -1}, "n_samples must be"),
+        (OK, {"n_future": "3"}, "n_future must be an integer >= 1, got '3'"),
+        (OK, {"n_future": True}, "n_future must be an integer >= 1, got True"),
+        (OK, {"n_future": 10**30}, "needs at least .* GB of memory"),
+        (OK, {"n_samples": -1}, "n_samples must be an integer >= 1, got -1"),
+        (OK, {"n_samples": None}, "n_samples must be an integer >= 1, got None"),
         (OK, {"n_samples": 10**9}, "needs at least .* GB of memory"),
-        (OK, {"seed": -1}, "seed must be"),
-        (OK, {"seed": "x"}, "seed must be"),
+        *(
+            (OK, {"seed": x}, rf"seed must be an integer in \[0, 2\^32\), got {x!r}")
+            for x in (-1, "x", 1.0, None, 2**32)
+        ),
+        (OK, {"actions": np.zeros((5, 4))}, "actions are given, and this model takes none; drop them"),
     ],
 )
 def test_bad_calls_are_one_clear_exception(frames, options, words, run):
@@ -247,9 +269,54 @@ def test_bad_calls_are_one_clear_exception(frames, options, words, run):
         run.predict(frames, **options)
 
 
+@pytest.fixture(scope="module")
+def obedient(tmp_path_factory) -> seqvae.Run:
+    """A run with three numbers for each action."""
+    return seqvae.load_run(make_run(tmp_path_factory.mktemp("runs") / "a", model=small("svg", actions=3)), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "actions, words",
+    [
+        (None, r"pass actions=, numbers of shape \(5, 3\)"),
+        (np.zeros((4, 3)), r"actions are \(4, 3\) float64, expected numbers of shape \(5, 3\)"),
+        (np.zeros((5, 4)), r"actions are \(5, 4\) float64, expected numbers of shape \(5, 3\)"),
+        (np.zeros((2, 5, 3)), r"actions are \(2, 5, 3\) float64, expected numbers"),
+        (np.zeros((5, 3), complex), r"actions are \(5, 3\) complex128, expected numbers"),
+        (np.full((5, 3), None), r"actions are \(5, 3\) object, expected numbers"),
+        ("left.npy", r"actions are \(\) <U8, expected numbers"),
+        ([[1, 2, 3], [1, 2]], "actions are a list, expected one array of numbers"),
+        (np.full((5, 3), np.nan), "actions hold NaN or infinities, expected finite numbers"),
+        (np.full((5, 3), 1e300), "actions hold NaN or infinities, expected finite numbers"),
+    ],
+)
+def test_bad_actions_are_one_clear_exception(actions, words, obedient):
+    with pytest.raises(ValueError, match=words):
+        obedient.predict(OK, actions=actions)
+
+
+@pytest.mark.parametrize(
+    "method, arguments, words",
+    [
+        ("score", {"seed": 0.5}, r"seed must be an integer in \[0, 2\^32\), got 0.5"),
+        ("score", {"actions": 3}, "actions are given"),
+        ("encode", {"video": OK[:2]}, "frames are 2, and the model observes 2, so one more is needed"),
+        ("encode", {"video": OK.astype(int)}, "int64, expected uint8"),
+    ],
+)
+def test_bad_calls_of_score_and_encode_are_too(method, arguments, words, run):
+    with pytest.raises(ValueError, match=words):
+        getattr(run, method)(**{"video": OK} | arguments)
+
+
+@pytest.mark.parametrize("options", [{"checkpoint": "first"}, {"device": "tpu"}, {"device": torch.device("cpu")}])
+def test_bad_choices_of_load_run_name_what_there_is(options, run_dir):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name} must be .* or .*, got {re.escape(repr(value))}"):
+        seqvae.load_run(run_dir, **options)
+
+
 def test_bad_folders_are_one_clear_exception(run_dir, run, tmp_path):
-    with pytest.raises(ValueError, match="checkpoint must be best or last"):
-        seqvae.load_run(run_dir, checkpoint="first")
     with pytest.raises(ValueError, match="observes 2, so one more"):
         run.score(OK[:2])
     with pytest.raises(FileNotFoundError, match="nearest: .*tiny"):
