@@ -35,10 +35,10 @@ def predict(argv: list[str]) -> int:
             positional=("run", "clip"),
         )
         read_config(find_run(args.run))
-    from datasets.videos import read_video
+    from datasets.videos import picture_size, read_video
     from seqvae.evaluation import clip
 
-    return clip.start(args, read_video)
+    return clip.start(args, read_video, picture_size)
 
 
 if __name__ == "__main__":

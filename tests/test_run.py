@@ -364,6 +364,25 @@ def test_bad_clips_are_one_line_and_exit_code_2(flags, words, run_dir, tmp_path,
     assert words.replace("RUN", str(run_dir)) in error and error.count(chr(10)) == 1
 
 
+@pytest.mark.parametrize(
+    "height, width, line",
+    [
+        (45, 71, "clip is 71x45, cropped to 45x45, scaled to 32x32"),
+        (40, 32, "clip is 32x40, cropped to 32x32"),
+        (16, 16, "clip is 16x16, scaled to 32x32"),
+        (32, 32, None),
+    ],
+)
+def test_what_is_done_to_a_clip_to_fit_the_model_is_said(height, width, line, run_dir, tmp_path, capsys):
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    for i, frame in enumerate(video(2, height, width, 3)):
+        iio.imwrite(clip / f"{i}.png", frame)
+    assert predict.main([str(run_dir), str(clip), "--n-samples", "1", "--n-future", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [found for found in lines if found.startswith("clip is")] == ([line] if line else [])
+
+
 def test_push_uploads_the_three_files_and_says_what_went_wrong(tmp_path, monkeypatch, capsys):
     class Hub:
         calls = []

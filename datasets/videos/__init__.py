@@ -53,19 +53,7 @@ def read_video(path: str | Path, image_size: int, stride: int = 1, max_frames: i
     check_int("image_size", image_size, 1)
     check_int("stride", stride, 1)
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected a video or a folder of frames")
-    if path.is_dir():
-        pictures = stills(path)
-    elif not path.is_file():  # opening a pipe would wait for ever
-        raise ValueError(f"{path} is not a regular file")
-    elif path.suffix.lower() in MOVIES:
-        require_pyav(path)
-        pictures = movie(path)
-    elif path.suffix.lower() in ANIMATIONS:
-        pictures = animation(path)
-    else:
-        raise ValueError(f"{path} is not a kind of video that can be read, expected {', '.join(ANIMATIONS + MOVIES)}")
+    pictures = pictures_of(path)
     stop = None if max_frames is None else stride * (max_frames - 1) + 1
     try:
         frames = [fit(picture, image_size) for picture in itertools.islice(pictures, 0, stop, stride)]
@@ -74,6 +62,27 @@ def read_video(path: str | Path, image_size: int, stride: int = 1, max_frames: i
     if not frames:
         raise ValueError(f"{path} has no frame that can be read")
     return np.stack(frames)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of a video's first frame, px, before it is cropped; of one that `read_video` has read."""
+    return next(pictures_of(path)).size
+
+
+def pictures_of(path: Path) -> Iterator[Image.Image]:
+    """Frames of a video or a folder as they are stored; raises as `read_video` where it cannot be one."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected a video or a folder of frames")
+    if path.is_dir():
+        return stills(path)
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError(f"{path} is not a regular file")
+    if path.suffix.lower() in MOVIES:
+        require_pyav(path)
+        return movie(path)
+    if path.suffix.lower() in ANIMATIONS:
+        return animation(path)
+    raise ValueError(f"{path} is not a kind of video that can be read, expected {', '.join(ANIMATIONS + MOVIES)}")
 
 
 def require_pyav(path: Path) -> None:

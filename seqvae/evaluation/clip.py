@@ -18,9 +18,10 @@ from seqvae.run import Run, check_actions, load_run
 from seqvae.visualize import Panel, whole_file, write_animation, write_strip
 
 ReadVideo = Callable[[Path, int, int, int], np.ndarray]  # datasets.videos.read_video
+PictureSize = Callable[[Path], tuple[int, int]]  # datasets.videos.picture_size
 
 
-def start(args: PredictConfig, read_video: ReadVideo) -> int:
+def start(args: PredictConfig, read_video: ReadVideo, picture_size: PictureSize) -> int:
     """Predict and write; exit code 0, other ends raise `cli.Ended`."""
     with cli.preparing():
         run = load_run(args.run, checkpoint=args.checkpoint, device=args.device)
@@ -29,6 +30,7 @@ def start(args: PredictConfig, read_video: ReadVideo) -> int:
         n_future = args.n_future or run.config.data.n_future
         actions = read_actions(run, args.run, args.actions, n_future)
         video = read_clip(run, args.clip, run.n_past + n_future, read_video)
+        fitted = how_fitted(*picture_size(args.clip), run.model.image_size)
         n_samples = args.n_samples or (4 if run.model.has_latent and len(actions) < 2 else 1)
         width = max(128, run.model.image_size * (args.gif_scale or 1))
         pictures = 3 * (n_samples * max(1, len(actions)) + 2) * (run.n_past + n_future) * width**2
@@ -40,6 +42,8 @@ def start(args: PredictConfig, read_video: ReadVideo) -> int:
         except (ValueError, BadPredictions) as error:
             raise cli.Ended(str(error), 2) from None
         write(run, video, numbers, out, args.formats, args.gif_scale)
+    if fitted:
+        print(fitted)
     samples = f"{n_samples} sample{'s' if n_samples > 1 else ''}"
     under = f" under each of {', '.join(actions)}" if len(actions) > 1 else ""
     print(f"{run.n_past} frames observed, {n_future} predicted, {samples}{under}")
@@ -57,6 +61,14 @@ def read_clip(run: Run, path: Path, max_frames: int, read_video: ReadVideo) -> n
     if len(video) < run.n_past:
         raise ValueError(f"{path} has {len(video)} frames, and the model observes {run.n_past}")
     return video
+
+
+def how_fitted(width: int, height: int, size: int) -> str:
+    """What `read_clip` does to frames of this size, px; "" where it keeps them as they are."""
+    side = min(width, height)
+    steps = [f"cropped to {side}x{side}"] if width != height else []
+    steps += [f"scaled to {size}x{size}"] if side != size else []
+    return f"clip is {width}x{height}, {', '.join(steps)}" if steps else ""
 
 
 def read_actions(run: Run, name: Path, files: Sequence[Path], n_future: int) -> dict[str, np.ndarray]:
