@@ -14,6 +14,7 @@ from seqvae.metrics.frame import (
     grey,
     psnr,
     psnr_of_changes,
+    psnr_of_rest,
     psnr_of_video,
     ssim,
     ssim_mcvd,
@@ -108,10 +109,12 @@ def test_psnr_of_changes_leaves_out_what_stands_still_and_counts_the_rest_as_psn
     pred = target + 0.01
     pred[:, :, :, :4] += 0.09
     assert_close(psnr_of_changes(pred, target)[0], torch.full((3,), 20.0))
+    assert_close(psnr_of_rest(pred, target)[0], torch.full((3,), 40.0))
     assert_close(psnr_of_changes(pred, target)[1], psnr(pred, target)[1])
     target[:, 1] = 0.5
     assert_close(psnr_of_changes(pred, target), psnr(pred, target))
-    with pytest.raises(ValueError, match=r"^psnr_of_changes scores whole videos"):
+    assert_close(psnr_of_rest(pred, target), psnr(pred, target))  # no pixel stands still
+    with pytest.raises(ValueError, match=r"^expected whole videos"):
         psnr_of_changes(torch.zeros(1, 16, 16), torch.zeros(1, 16, 16))
 
 
@@ -162,7 +165,7 @@ def test_a_frame_s_score_depends_neither_on_the_other_frames_nor_on_the_chunk_si
     assert_close(metric(pred, target)[0], at_once[0], atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("metric", [*PER_FRAME, psnr_of_video, psnr_of_changes])
+@pytest.mark.parametrize("metric", [*PER_FRAME, psnr_of_video, psnr_of_changes, psnr_of_rest])
 def test_metrics_ignore_autocast_score_bfloat16_in_float32_and_leave_the_tf32_switch(metric):
     pred, target = pictures("smooth", 1)
     conv = torch.backends.cudnn.conv
@@ -174,7 +177,7 @@ def test_metrics_ignore_autocast_score_bfloat16_in_float32_and_leave_the_tf32_sw
     assert conv.fp32_precision == before
 
 
-@pytest.mark.parametrize("metric", [*PER_FRAME, psnr_of_video, psnr_of_changes])
+@pytest.mark.parametrize("metric", [*PER_FRAME, psnr_of_video, psnr_of_changes, psnr_of_rest])
 def test_frames_that_cannot_be_scored_are_refused_in_one_line(metric):
     frames = torch.zeros(2, 1, 16, 16)
     with pytest.raises(ValueError, match=r"^pred is \(2, 1, 16, 16\), target is \(1, 16, 16\), expected .*W\)$"):

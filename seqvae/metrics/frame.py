@@ -70,12 +70,31 @@ def psnr_of_changes(pred: Tensor, target: Tensor) -> Tensor:
     Returns:
         (..., T) dB.
     """
+    check_videos(pred, target)
+    return _psnr_where(changes(target), pred, target)
+
+
+def psnr_of_rest(pred: Tensor, target: Tensor) -> Tensor:
+    """As `psnr_of_changes`, over the other pixels: whether what nothing touches stays as it is."""
+    check_videos(pred, target)
+    return _psnr_where(~changes(target), pred, target)
+
+
+def changes(video: Tensor) -> Tensor:
+    """(..., T, C, H, W) -> (..., H, W) bool, see `psnr_of_changes`."""
+    return (video.amax(-4) - video.amin(-4)).amax(-3) > CHANGE
+
+
+def check_videos(pred: Tensor, target: Tensor) -> None:
     if pred.ndim < 4:
-        raise ValueError(f"psnr_of_changes scores whole videos (..., T, C, H, W), got {tuple(pred.shape)}")
+        raise ValueError(f"expected whole videos (..., T, C, H, W), got {tuple(pred.shape)}")
     check_frames(pred=pred, target=target)
-    changes = (target.amax(-4) - target.amin(-4)).amax(-3) > CHANGE  # (..., H, W)
-    changes = changes | ~changes.any(-1, keepdim=True).any(-2, keepdim=True)
-    weight = (changes / changes.double().mean((-2, -1), keepdim=True)).sqrt()[..., None, None, :, :]  # of differences
+
+
+def _psnr_where(pixels: Tensor, pred: Tensor, target: Tensor) -> Tensor:
+    """`psnr` over some pixels (..., H, W), over all of a video's that has none of them."""
+    pixels = pixels | ~pixels.any(-1, keepdim=True).any(-2, keepdim=True)
+    weight = (pixels / pixels.double().mean((-2, -1), keepdim=True)).sqrt()[..., None, None, :, :]  # of differences
     weight = weight.to(torch.promote_types(target.dtype, torch.float32))
     return psnr(pred * weight, target * weight)
 

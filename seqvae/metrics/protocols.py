@@ -78,9 +78,18 @@ PSNR_OF_CHANGES = Metric(
     definition="PSNR over the pixels that differ by more than 10 of 255 levels between any two predicted frames of the "
     "truth, in any channel",
 )
+PSNR_OF_REST = Metric(
+    key="psnr_of_rest",
+    name="PSNR of the rest",
+    unit="dB",
+    digits=2,
+    score=frame.psnr_of_rest,
+    definition="PSNR over the other pixels",
+)
 LPIPS = _lpips("lpips", "LPIPS", "alex")
 LPIPS_VGG = _lpips("lpips_vgg", "LPIPS (VGG)", "vgg")
-METRICS = {m.key: m for m in (PSNR, SSIM, PSNR_OF_CHANGES, LPIPS, LPIPS_VGG)}  # as srvp-2020 and `own` define them
+# As srvp-2020 and `own` define them.
+METRICS = {m.key: m for m in (PSNR, SSIM, PSNR_OF_CHANGES, PSNR_OF_REST, LPIPS, LPIPS_VGG)}
 _SSIM_SVG = dataclasses.replace(
     SSIM,
     score=frame.ssim_svg,
@@ -190,7 +199,7 @@ def own_protocol(data: str, n_past: int, n_future: int, n_samples: int, n_videos
     Videos of VIDEO_LENGTHS are predicted to their end, as BAIR's are. Their camera stands still, so what changes in
     them is scored by itself too.
     """
-    metrics = (PSNR, SSIM, PSNR_OF_CHANGES, LPIPS) if data in VIDEO_LENGTHS else (PSNR, SSIM, LPIPS)
+    metrics = (PSNR, SSIM, PSNR_OF_CHANGES, PSNR_OF_REST, LPIPS) if data in VIDEO_LENGTHS else (PSNR, SSIM, LPIPS)
     n_future = VIDEO_LENGTHS[data] - n_past if data in VIDEO_LENGTHS else n_future
     sizes = dict(n_past=n_past, n_future=n_future, n_samples=n_samples, n_videos=n_videos)
     return Protocol(name="own", data=data, test_set=data, metrics=metrics, **sizes)
