@@ -1,4 +1,4 @@
-"""What the decoder's picture is compared with, and how surprised it may be: one variant per set of settings."""
+"""Settings of the decoder distributions: one variant per set of settings."""
 
 import math
 from dataclasses import dataclass, fields

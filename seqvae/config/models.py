@@ -51,7 +51,7 @@ class SvgConfig(ModelConfig):
     posterior_layers: int = 1  # LSTM layers; unused with prior none
     prior_layers: int = 1  # LSTM layers; used with prior learned alone
     last_frame_skip: bool = False  # skips from the frame before, predicted ones too, instead of the last observed frame
-    actions: int = 0  # numbers of each action given to prior, posterior and pose (bair, pushing: 4); 0: none
+    actions: int = 0  # numbers of each action given to prior, posterior and frame predictor (bair, pushing: 4); 0: none
 
     def __post_init__(self) -> None:
         latent = ("z_dim", "posterior_layers", "prior_layers")

@@ -23,8 +23,8 @@ GRID_ROWS = 4
 PLOTS = {"frames": "curves.png", "n": "score_by_n.png", "calibration": "calibration.png"}
 KINDS = ("best", "mean", "worst")
 CALIBRATION = (
-    "ratio: squared residual / sigma^2, mean over pixels and samples, 1 is ideal and more is too sure; coverage: share "
-    "of pixels inside the central interval of that level of the mixture of all samples' Gaussians"
+    "ratio: squared residual / sigma^2, mean over pixels and samples, 1 is ideal and more is overconfident; coverage: "
+    "share of pixels inside the central interval of that level of the mixture of all samples' Gaussians"
 )
 
 

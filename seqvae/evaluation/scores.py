@@ -38,8 +38,8 @@ class Calibration(NamedTuple):
     """Errors compared with the decoder's own sigma; (V, F) each.
 
     ratio: squared residual / sigma^2, mean over pixels and samples; 1 where sigma is right, above it where the decoder
-        is too sure. coverage: share of pixels inside the central interval of the mixture of all samples' Gaussians, by
-        the interval's level; above the level where the prediction is too wide.
+        is overconfident. coverage: share of pixels inside the central interval of the mixture of all samples'
+        Gaussians, by the interval's level; above the level where the prediction is too wide.
     """
 
     ratio: np.ndarray

@@ -52,7 +52,7 @@ class GaussianLikelihood(Likelihood):
 
 
 class OneSigma(GaussianLikelihood):
-    """One sigma for all pixels of all frames, so a frame's squared error is all there is to know of it.
+    """One sigma for all pixels of all frames, so a frame's squared error is a sufficient statistic.
 
     Subclasses define `variance`, and `densities` where training scores frames at another variance.
     """

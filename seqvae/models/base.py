@@ -90,7 +90,10 @@ class VideoModel(nn.Module, ABC, Generic[State]):
     def forward(
         self, video: Tensor, noise: Tensor, n_past: int | None = None, actions: Tensor | None = None
     ) -> Prediction:
-        """Teacher forcing: predict each frame from the real ones before it and z ~ q.
+        """Predict each frame from those before it and z ~ q.
+
+        SVG is given the real frames throughout (teacher forcing); a family that moves what it saw builds on its own
+        pictures after the context.
 
         Args:
             video: (B, T, C, H, W) in [0, 1], T > n_past.

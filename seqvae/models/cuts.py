@@ -24,7 +24,7 @@ def cuts(p: Tensor) -> Tensor:
 def moments(borders: Tensor, p: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance (...,) of z where the choice follows `chosen` (..., D) and z is N(0, 1) within its interval.
 
-    With chosen = p they are 0 and 1: who knows nothing new pays no KL.
+    With chosen = p they are 0 and 1: a posterior that adds no information costs no KL.
     """
     density = (-0.5 * borders.square()).exp() / math.sqrt(2 * math.pi)
     ratio = chosen / p

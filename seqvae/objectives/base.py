@@ -61,7 +61,7 @@ class Objective(nn.Module):
         """Adjust to the numbers of a validation."""
 
     def warnings(self) -> list[str]:
-        """Sentences about settings that cannot work out, for the log."""
+        """Warnings about settings that cannot succeed, for the log."""
         return []
 
     def summary(self) -> str | None:
@@ -118,7 +118,7 @@ def bits_per_dim(elbo: Tensor | float, dims: int, offset: float) -> Tensor | flo
 def held_out_bound(numbers: dict[str, float], name: str) -> float:
     """The bound `name` (elbo, iwae) among the numbers of a validation; with one sample, iwae is the elbo."""
     found = [value for key, value in numbers.items() if key.startswith((f"valid/{name}_", "valid/elbo_"))]
-    return found[-1]
+    return found[-1]  # an iwae, if there is one, is written after the elbo
 
 
 def report(terms: Terms, log_density: Tensor, loss: Tensor) -> Numbers:

@@ -20,10 +20,10 @@ from seqvae.objectives.base import (
 class Elbo(Objective):
     """-log p(x | z) + beta KL. beta = 1 is minus the ELBO; any other beta is not a bound (Higgins et al. 2017).
 
-    Free bits make it no bound either (Kingma et al. 2016, arXiv:1606.04934, Appendix C.8): each latent's KL, averaged
-    over the batch's frames, costs at least `free_bits`. The same holds while the weight rises from 0 to beta, once over
-    `kl_warmup` steps (Bowman et al. 2016, arXiv:1511.06349) or over the first half of each `kl_cycle` steps (Fu et al.
-    2019, arXiv:1903.10145).
+    With free bits the loss is no longer a bound (Kingma et al. 2016, arXiv:1606.04934, Appendix C.8): each latent's KL,
+    averaged over the batch's frames, costs at least `free_bits`. The same holds while the weight rises from 0 to beta,
+    once over `kl_warmup` steps (Bowman et al. 2016, arXiv:1511.06349) or over the first half of each `kl_cycle` steps
+    (Fu et al. 2019, arXiv:1903.10145).
     """
 
     def __init__(self, beta: float, *, kl_warmup: int = 0, kl_cycle: int = 0, free_bits: float = 0.0) -> None:

@@ -106,6 +106,7 @@ class AdaptiveRule(nn.Module):
         power = 4 * (self.past - error)
         error = error + gap
         expected = error - power * torch.log1p(remaining / t)
+        # Reached is judged on the training error, without the gap; after a quarter of the run it no longer matters.
         learning = (self.lowest_error > 0) & (3 * t < remaining)
         expected = torch.where(learning, 0.0, expected.clamp(-1, self.steepest))
         rate = (30 / (t + remaining)).clamp(self.slowest, self.fastest) * min(1.0, 5 * lr)
@@ -160,7 +161,7 @@ class Geco(Objective):
         now = (violation.sum(0) if per_frame else violation.sum()) / count.clamp(min=1)
 
         average = self.constraint.lerp(now.detach(), self.rule.weight(self.n_updates))
-        average = torch.where(count > 0, average, self.constraint)  # a frame nobody saw stays where it was
+        average = torch.where(count > 0, average, self.constraint)  # a frame masked out of this batch keeps its average
         if self.training:
             self._pending = (average, count > 0)
         return now, average, count
