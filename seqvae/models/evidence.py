@@ -18,8 +18,8 @@ class Evidence(nn.Module):
     """Correlations and features of them, without weights; no gradient to the canvases.
 
     The correlation of a frame with a canvas displaced by d equals the canvas's own mass when the whole canvas appears
-    there. It is given twice: for the frame, and for what the other layers leave of it. Where those have moved is guessed
-    one layer after the other, each at its likeliest displacement, or two layers would follow the same thing.
+    there. It is given twice: for the frame, and for what the other layers leave of it. Where those have moved is
+    guessed one layer after the other, each at its likeliest displacement, or two layers would follow the same thing.
     """
 
     def __init__(self, image_size: int, layers: int, reach: int) -> None:
