@@ -1,6 +1,7 @@
 """Where a run is: a folder, or a name in pretrained/. No torch."""
 
 import difflib
+import os
 from pathlib import Path
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"  # shipped with the repository
@@ -13,6 +14,8 @@ def pretrained_names() -> list[str]:
 
 def find_run(run: str | Path) -> Path:
     """The folder of a run: a path, or the name of pretrained weights. FileNotFoundError lists the nearest names."""
+    if not isinstance(run, str | os.PathLike):
+        raise ValueError(f"run must be a folder or the name of pretrained weights, got {run!r}")
     path = Path(run)
     if (path / "config.json").exists():
         return path

@@ -198,6 +198,8 @@ class Run:
         _check_frames(given)
         video = given[..., None] if given.ndim == 3 else given
         video = video[None] if video.ndim == 4 else video
+        n_bytes = 4 * video.shape[0] * video.shape[1] * self.model.channels * self.model.image_size**2
+        check_memory(n_bytes, f"frames are {given.shape}")
         square = np.moveaxis(_fit(video, self.model.image_size), -1, 2)
         if square.shape[2] != self.model.channels:
             square = _other_channels(square)
@@ -264,12 +266,15 @@ def _numbers_of(shapes: Sequence[tuple[int, ...]]) -> str:
 
 
 def _array(name: str, given: ArrayLike) -> ndarray:
-    """As NumPy has it; ValueError for rows of unequal length, and for tensors that NumPy cannot take."""
+    """As NumPy has it; ValueError for rows of unequal length, tensors that NumPy cannot take, and no array at all."""
+    wrong = f"{name} are a {type(given).__name__}, expected one array of numbers"
     try:
-        return np.asarray(given)
+        array = np.asarray(given)
     except (ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{name} are a {type(given).__name__}, expected one array of numbers ({reason})") from None
+        raise ValueError(f"{wrong} ({' '.join(str(error).split())})") from None
+    if array.ndim == 0:
+        raise ValueError(wrong)
+    return array
 
 
 def _is_integer(value: object) -> bool:

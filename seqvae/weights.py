@@ -36,7 +36,7 @@ def load_model(run_dir: Path, cfg: RunConfig, which: str = "best") -> tuple[Vide
     state = read_state(run_dir, which)
     another = f"{state['path']} is of another model than {run_dir / 'config.json'} describes"
     if state["image_size"] != cfg.data.image_size:
-        raise ValueError(another)
+        raise ValueError(f"{another} (image_size is {state['image_size']}, expected {cfg.data.image_size})")
     model = build_model(cfg, state["channels"])
     weights = state["ema"] or state["model"]
     try:

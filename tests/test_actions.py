@@ -55,7 +55,7 @@ def root(tmp_path_factory):
 
 
 def flags(root, run_dir, steps):
-    sizes = ["--model.width", "8", "--model.g-dim", "32", "--model.rnn-size", "64", "--model.z-dim", "2"]
+    sizes = ["--model.width", "4", "--model.g-dim", "32", "--model.rnn-size", "64", "--model.z-dim", "2"]
     return [
         *("pushing-sigma", "--model.actions", "4", *sizes, "--data.root", str(root), "--data.flip", "False"),
         *("--data.n-future", "3", "--optim.batch-size", "16", "--optim.lr", "3e-3", "--optim.steps", str(steps)),

@@ -231,8 +231,9 @@ OK = video(3, 32, 32)
         (video(3, 3, 32, 32), {}, r"\(3, 3, 32, 32\) uint8, expected .* C 1 or 3"),
         (video(0, 3, 32, 32, 1), {}, r"\(0, 3, 32, 32, 1\): there is nothing in them, expected"),
         ([], {}, r"frames are \(0,\) float64, expected"),
-        (None, {}, r"frames are \(\) object, expected"),
-        ("mine.gif", {}, r"frames are \(\) <U8, expected"),
+        (None, {}, "frames are a NoneType, expected one array of numbers"),
+        ("mine.gif", {}, "frames are a str, expected one array of numbers"),
+        (np.broadcast_to(OK[0], (10**12, 32, 32)), {}, r"frames are \(1000000000000, 32, 32\): needs at least"),
         ([OK[0], OK[0, :16]], {}, "frames are a list, expected one array of numbers"),
         (torch.rand(3, 32, 32, requires_grad=True), {}, "frames are a Tensor, expected one array of numbers"),
         (torch.rand(3, 32, 32).bfloat16(), {}, "frames are a Tensor, expected one array of numbers"),
@@ -284,7 +285,7 @@ def obedient(tmp_path_factory) -> seqvae.Run:
         (np.zeros((2, 5, 3)), r"actions are \(2, 5, 3\) float64, expected numbers"),
         (np.zeros((5, 3), complex), r"actions are \(5, 3\) complex128, expected numbers"),
         (np.full((5, 3), None), r"actions are \(5, 3\) object, expected numbers"),
-        ("left.npy", r"actions are \(\) <U8, expected numbers"),
+        ("left.npy", "actions are a str, expected one array of numbers"),
         ([[1, 2, 3], [1, 2]], "actions are a list, expected one array of numbers"),
         (np.full((5, 3), np.nan), "actions hold NaN or infinities, expected finite numbers"),
         (np.full((5, 3), 1e300), "actions hold NaN or infinities, expected finite numbers"),
@@ -314,6 +315,30 @@ def test_bad_choices_of_load_run_name_what_there_is(options, run_dir):
     ((name, value),) = options.items()
     with pytest.raises(ValueError, match=f"{name} must be .* or .*, got {re.escape(repr(value))}"):
         seqvae.load_run(run_dir, **options)
+
+
+@pytest.mark.parametrize("which", [None, 3, b"runs/a"])
+def test_a_run_is_named_by_a_string_or_a_path(which):
+    with pytest.raises(ValueError, match=f"run must be a folder or .*, got {which!r}"):
+        seqvae.load_run(which)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"channels": 3}, r"weights.encoder.\S+ is \(4, 1, 4, 4\) float32, expected \(4, 3, 4, 4\)"),
+        ({"image_size": 64}, "image_size is 64, expected 32"),
+    ],
+)
+def test_weights_of_another_model_are_named(changes, words, run_dir, tmp_path):
+    (tmp_path / "config.json").write_bytes((run_dir / "config.json").read_bytes())
+    state = checkpoint.load(run_dir / "checkpoints" / "best.pt")
+    checkpoint.save(tmp_path / "checkpoints", state | changes, best=True)
+    with pytest.raises(ValueError, match=f"best.pt is of another model than .*config.json describes .*{words}"):
+        seqvae.load_run(tmp_path)
+    with pytest.raises(FileNotFoundError, match="last.pt is missing"):
+        (tmp_path / "checkpoints" / "last.pt").unlink()
+        seqvae.load_run(tmp_path, checkpoint="last")
 
 
 def test_bad_folders_are_one_clear_exception(run_dir, run, tmp_path):
