@@ -1,6 +1,7 @@
 """load_run, export and predict.py: what a person does with a trained model. The models here are hardly trained ones."""
 
 import dataclasses
+import hashlib
 import json
 import re
 import subprocess
@@ -169,6 +170,17 @@ def test_export_and_back_for_every_family(family, dtype, tmp_path, capsys):
     text = (tmp_path / "out" / "README.md").read_text() + (tmp_path / "out" / "config.json").read_text()
     assert "/home" not in text and "/tmp" not in text and "python train.py demo --run-dir=a" in text
     assert f"| `valid/rmse` | {0.125} |" in text and "license: mit" in text
+
+
+@pytest.mark.parametrize("folder", sorted(folders.PRETRAINED.iterdir()), ids=lambda folder: folder.name)
+def test_weights_in_the_repository_predict_by_name_and_their_card_has_their_hash(folder):
+    weights = (folder / "model.safetensors").read_bytes()
+    assert len(weights) < 20e6 and hashlib.sha256(weights).hexdigest() in (folder / "README.md").read_text()
+    run = seqvae.load_run(folder.name)
+    size, channels, n_actions = run.model.image_size, run.model.channels, run.model.n_actions
+    frames = np.random.default_rng(0).integers(0, 256, (run.n_past, size, size, channels), dtype=np.uint8)
+    actions = np.zeros((run.n_past + 1, n_actions), np.float32) if n_actions else None
+    assert run.predict(frames, n_future=2, n_samples=2, actions=actions).shape == (2, 2, size, size, channels)
 
 
 def test_pretrained_names_are_runs_everywhere(run_dir, tmp_path, monkeypatch, capsys):
