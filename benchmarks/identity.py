@@ -70,7 +70,7 @@ def digits(root: str, split: str) -> tuple[Tensor, Tensor]:
     """MNIST digits (N, 28, 28) in [0, 1] and their classes (N,)."""
     from torchvision.datasets import MNIST
 
-    glyphs = torch.from_numpy(np.asarray(load_glyphs("mnist", root, split, GLYPH))).float() / 255
+    glyphs = torch.from_numpy(np.array(load_glyphs("mnist", root, split, GLYPH))).float() / 255
     return glyphs, MNIST(root, train=split != "test").targets[: len(glyphs)]
 
 

@@ -27,6 +27,7 @@ from seqvae.models.transport import ParameterHead
 
 PATCH = 4  # networks see patches of 4x4 pixels
 LOGVAR_RANGE = 8.0  # of the latents, reached smoothly
+STAYS, UNSEEN = 5.0, -3.0  # logits at the start: a pixel of the ground stays as it is, the figure is all but clear
 
 
 class SceneState(NamedTuple):
@@ -207,7 +208,7 @@ class Scene(VideoModel[SceneState]):
             z, q = noise[:, t], None
             if self.posterior is not None:
                 with float32(video):
-                    p = p or standard_normal_like(Gaussian(z, z))
+                    p = standard_normal_like(Gaussian(z, z)) if p is None else p
                     known = torch.cat([features[2], seen[:, t], p.mu.detach(), p.logvar.detach()], -1)
                     q, memory = self.posterior(self.with_actions(known, led[t]), memory)
                     z = q.sample(z)
@@ -221,9 +222,7 @@ class Scene(VideoModel[SceneState]):
             q, p = (Gaussian(*(torch.stack(x, 1) for x in zip(*gs))) for gs in (qs, ps))
         return state, torch.stack(pictures, 1), q, p, torch.stack(zs, 1)
 
-    def _prior(
-        self, vector: Tensor | None, action: Tensor | None, state: SceneState
-    ) -> tuple[Gaussian | None, SceneState]:
+    def _prior(self, vector: Tensor, action: Tensor | None, state: SceneState) -> tuple[Gaussian | None, SceneState]:
         """p(z) of the next frame, (R, Z), None unless it is learned."""
         if self.prior is None:
             return None, state
@@ -246,10 +245,10 @@ class Scene(VideoModel[SceneState]):
             moved = self._displace(ground, motions.to(dtype).unflatten(-1, (-1, 3)))
             drawn = pixels[:, n_masks:].sigmoid()
             sources = torch.cat([torch.stack([ground, state.picture, drawn], 1), moved], 1)  # (R, M + 3, C, H, W)
-            start = pixels.new_tensor([5.0] + [0.0] * (self.n_motions + 2))[:, None, None]
+            start = pixels.new_tensor([STAYS] + [0.0] * (self.n_motions + 2))[:, None, None]
             masks = (pixels[:, :n_masks] + start).softmax(1)
             ground = (masks[:, :, None] * sources).sum(1)
-            picture = ground + (figure[:, :1] - 3).sigmoid() * (figure[:, 1:].sigmoid() - ground)
+            picture = ground + (figure[:, :1] + UNSEEN).sigmoid() * (figure[:, 1:].sigmoid() - ground)
         return SceneState(picture, ground, pose, state.prior)
 
     def _displace(self, picture: Tensor, motions: Tensor) -> Tensor:
