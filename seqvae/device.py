@@ -10,7 +10,7 @@ from seqvae.config import ComputeConfig
 
 
 def as_float(video: Tensor, device: torch.device) -> Tensor:
-    """uint8 (..., C, H, W) -> float32 in [0, 1] on the device. Test frames and training clips alike."""
+    """uint8 (..., C, H, W) -> float32 in [0, 1] on the device."""
     return video.to(device, non_blocking=True).float() / 255
 
 

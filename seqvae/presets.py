@@ -178,9 +178,8 @@ PRESETS |= {
         RunConfig(
             **_PUSHING,
             likelihood=_GAUSSIAN,
-            objective=GecoConfig(
-                tolerance=0.04, lambda_start=0.1
-            ),  # what pushing-transport meets; not measured for SVG
+            # what pushing-transport meets; not measured for SVG
+            objective=GecoConfig(tolerance=0.04, lambda_start=0.1),
         ),
     ),
     "pushing-sigma": (

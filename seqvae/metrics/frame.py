@@ -70,22 +70,22 @@ def psnr_of_changes(pred: Tensor, target: Tensor) -> Tensor:
     Returns:
         (..., T) dB.
     """
-    check_videos(pred, target)
-    return _psnr_where(changes(target), pred, target)
+    _check_videos(pred, target)
+    return _psnr_where(_changes(target), pred, target)
 
 
 def psnr_of_rest(pred: Tensor, target: Tensor) -> Tensor:
     """As `psnr_of_changes`, over the other pixels: whether what nothing touches stays as it is."""
-    check_videos(pred, target)
-    return _psnr_where(~changes(target), pred, target)
+    _check_videos(pred, target)
+    return _psnr_where(~_changes(target), pred, target)
 
 
-def changes(video: Tensor) -> Tensor:
+def _changes(video: Tensor) -> Tensor:
     """(..., T, C, H, W) -> (..., H, W) bool, see `psnr_of_changes`."""
     return (video.amax(-4) - video.amin(-4)).amax(-3) > CHANGE
 
 
-def check_videos(pred: Tensor, target: Tensor) -> None:
+def _check_videos(pred: Tensor, target: Tensor) -> None:
     if pred.ndim < 4:
         raise ValueError(f"expected whole videos (..., T, C, H, W), got {tuple(pred.shape)}")
     check_frames(pred=pred, target=target)

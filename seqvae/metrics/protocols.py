@@ -78,13 +78,12 @@ PSNR_OF_CHANGES = Metric(
     definition="PSNR over the pixels that differ by more than 10 of 255 levels between any two predicted frames of the "
     "truth, in any channel",
 )
-PSNR_OF_REST = Metric(
+PSNR_OF_REST = dataclasses.replace(
+    PSNR_OF_CHANGES,
     key="psnr_of_rest",
     name="PSNR of the rest",
-    unit="dB",
-    digits=2,
     score=frame.psnr_of_rest,
-    definition="PSNR over the other pixels",
+    definition="PSNR over the pixels that PSNR of changes leaves out",
 )
 LPIPS = _lpips("lpips", "LPIPS", "alex")
 LPIPS_VGG = _lpips("lpips_vgg", "LPIPS (VGG)", "vgg")

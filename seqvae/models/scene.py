@@ -2,9 +2,10 @@
 
 The ground is a picture of the scene, kept from the first frame on: each of its pixels stays, is carried along by one of
 a few displacements (what is pushed), or is drawn (what comes into view). The figure, which is what moves by itself, is
-drawn anew in each frame from a recurrent state and never copied from the last frame, so that it is as sharp after 28
-frames as after one. Precedents for the ground's mixture: CDNA (Finn et al. 2016, arXiv:1605.07157) and SAVP (Lee et
-al. 2018, arXiv:1804.01523).
+drawn anew in each frame from a recurrent state, so that it need not be copied from frame to frame and stays sharp. (The
+ground's mixture is offered the last frame, figure and all: what an observed frame uncovers comes from there.)
+Precedents for the ground's mixture: CDNA (Finn et al. 2016, arXiv:1605.07157) and SAVP (Lee et al. 2018,
+arXiv:1804.01523).
 
 Shapes: K importance samples, N generated samples, B videos, R rows (K * B or N * B), T frames, C H W, G features,
 M displacements of the ground, D = 2 * max_displacement + 1 whole pixels per axis, Z latents per frame, A numbers
@@ -39,7 +40,7 @@ class SceneState(NamedTuple):
     prior: tuple[Tensor, Tensor]  # LSTM state, (R, rnn_size) each
 
 
-class Core(nn.Module):
+class GaussianCore(nn.Module):
     """LSTM cell from features to a Gaussian's parameters."""
 
     def __init__(self, in_features: int, rnn_size: int, z_dim: int) -> None:
@@ -149,9 +150,9 @@ class Scene(VideoModel[SceneState]):
         self.ground = Ground(channels, cfg.width, cfg.motions, image_size)
         self.prior = self.posterior = None
         if z_dim:
-            self.posterior = Core(2 * g_dim + 2 * z_dim + cfg.actions, cfg.rnn_size, z_dim)
+            self.posterior = GaussianCore(2 * g_dim + 2 * z_dim + cfg.actions, cfg.rnn_size, z_dim)
         if cfg.prior == "learned":
-            self.prior = Core(g_dim + cfg.actions, cfg.rnn_size, z_dim)
+            self.prior = GaussianCore(g_dim + cfg.actions, cfg.rnn_size, z_dim)
         self.head = ParameterHead(likelihood, channels)
         self.to(memory_format=torch.channels_last)  # an eighth less time on a CPU
         self.likelihood = likelihood
