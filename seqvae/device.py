@@ -28,9 +28,22 @@ def choose_device(name: str, flag: str) -> torch.device:
     return torch.device("cuda", int(local))
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16; a CPU without AVX512-BF16 emulates it, slower than float32."""
+    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+
+
 def resolve_amp(cfg: ComputeConfig, device: torch.device) -> bool:
     """Whether the convolutions run in bfloat16."""
-    return cfg.amp == "bf16" or (cfg.amp == "auto" and device.type == "cuda")
+    return cfg.amp == "bf16" or (cfg.amp == "auto" and has_bfloat16(device))
+
+
+def describe(device: torch.device, amp: bool) -> str:
+    """The device and what it computes in, in words."""
+    if not amp:
+        return f"{device}, float32"
+    emulated = "" if has_bfloat16(device) else ", which this CPU emulates, slowly: amp off is faster"
+    return f"{device}, bfloat16 autocast{emulated}"
 
 
 def resolve_compile(cfg: ComputeConfig, device: torch.device) -> bool:

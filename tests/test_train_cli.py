@@ -267,6 +267,26 @@ def test_a_run_can_start_from_anothers_weights(tmp_path, capsys):
     assert "there and" in error and "--model flags" in error and not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize(
+    "amp, native, words",
+    [
+        ("auto", True, "cpu, bfloat16 autocast\n"),
+        ("auto", False, "cpu, float32\n"),
+        ("bf16", True, "cpu, bfloat16 autocast\n"),
+        ("bf16", False, "cpu, bfloat16 autocast, which this CPU emulates"),
+        ("off", True, "cpu, float32\n"),
+    ],
+)
+def test_bfloat16_is_for_cpus_that_compute_in_it(capsys, monkeypatch, amp, native, words):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    assert train.main([*GECO_FLAGS, "--dry-run", "--compute.device", "cpu", "--compute.amp", amp]) == 0
+    assert words in capsys.readouterr().out
+
+
+def test_no_preset_forces_bfloat16_on_a_machine_without_it():
+    assert {name for name, (_, cfg) in PRESETS.items() if cfg.compute.amp == "bf16"} == set()
+
+
 def test_dry_run_prints_settings_and_cost_and_leaves_nothing(tmp_path, capsys):
     assert train.main([*GECO_FLAGS, "--run-dir", str(tmp_path / "a"), "--dry-run"]) == 0
     out = capsys.readouterr().out

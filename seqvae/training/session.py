@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from seqvae import cli, distributed
 from seqvae.build import build_model, build_objective
 from seqvae.config import RunConfig, differences, read_config, to_json
-from seqvae.device import choose_device, resolve_amp
+from seqvae.device import choose_device, describe, resolve_amp
 from seqvae.folders import find_run
 from seqvae.memory import check_memory, is_out_of_memory
 from seqvae.provenance import provenance
@@ -120,6 +120,7 @@ def prepare(cfg: RunConfig, device: torch.device, load_dataset: LoadDataset) -> 
         init_from(train_state, Path(cfg.init_from))
     for line in cfg.objective.announcement(dims=train_clips.channels * data.image_size**2):
         distributed.say(line)
+    distributed.say(f"computes on {describe(device, train_state.amp)}")
     return train_state, train_clips, valid_clips
 
 
@@ -255,7 +256,7 @@ def dry_run(cfg: RunConfig, load_dataset: LoadDataset) -> None:
         at_once = math.ceil(cfg.optim.batch_size / (n_processes * k))
         print(f"passes         {n_processes} processes x {k} passes a step, of {at_once} clips each at most")
     print(f"cost           {flops / 1e12:.3f} TFLOP per step, {flops * cfg.optim.steps / 1e15:.2f} PFLOP in all")
-    print(f"device         {device}, {'bfloat16 autocast' if resolve_amp(cfg.compute, device) else 'float32'}")
+    print(f"device         {describe(device, resolve_amp(cfg.compute, device))}")
     print(f"run folder     {cfg.run_dir}")
 
 
