@@ -14,7 +14,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -196,26 +196,30 @@ def report(runs: dict[tuple, dict]) -> list[str]:
     return lines
 
 
-def draw(runs: dict[tuple, dict], path: Path) -> None:
-    """Rate against distortion, one panel for each data set at a constant learning rate."""
+def draw(runs: dict[tuple, dict], names: Sequence[str], path: Path) -> None:
+    """Rate against distortion, a panel for each data set; GECO where its tolerance was met with a latent alive."""
     from matplotlib.figure import Figure
 
-    names = [name for name in DATA if front(runs, name, "constant")]
     figure = Figure(figsize=(4.2 * len(names), 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
-        here = {key: r for key, r in runs.items() if key[:2] == (name, "constant")}
+        schedule = "constant" if front(runs, name, "constant") else "cosine"
+        here = {key: r for key, r in runs.items() if key[:2] == (name, schedule)}
+        rmse = here[name, schedule, "sigma", None, FIRST_SEED]["rmse"]
         for method, label, style in (
-            ("fixed", "fixed weights, one run for each", dict(marker="o", linestyle="-", color="0.6")),
-            ("adaptive", "GECO, one run for each tolerance", dict(marker="x", linestyle="", color="C0")),
+            ("fixed", "a sweep of fixed weights, one run for each", dict(marker="o", linestyle="-", color="0.6")),
+            ("adaptive", "GECO, one run for a tolerance (dotted)", dict(marker="x", linestyle="", color="C0")),
             ("sigma", "sigma-VAE, one run", dict(marker="*", linestyle="", color="C3", markersize=11)),
         ):
-            chosen = sorted((r["rmse"], r["kl"]) for key, r in here.items() if key[2] == method and r["kl"] > 0.05)
-            axes.plot([rmse for rmse, _ in chosen], [kl for _, kl in chosen], label=label, **style)
-        rmse = here[name, "constant", "sigma", None, FIRST_SEED]["rmse"]
-        for key in here:
-            if key[2] == "adaptive":
-                axes.axvline(key[3] * rmse, color="C0", linewidth=0.5, linestyle=":")
+            chosen = {key: r for key, r in here.items() if key[2] == method and r["kl"] > 0.05}
+            if method == "adaptive":
+                chosen = {key: r for key, r in chosen.items() if r["verdict"] == "met"}
+                for value in {key[3] for key in chosen}:
+                    axes.axvline(value * rmse, color="C0", linewidth=0.8, linestyle=":")
+            points = sorted((r["rmse"], r["kl"]) for r in chosen.values())
+            axes.plot([x for x, _ in points], [y for _, y in points], label=label, **style)
         axes.set(title=name, xlabel="distortion: RMSE per pixel", ylabel="rate: KL, nats per frame", yscale="log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
     figure.axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
@@ -237,7 +241,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.report:
         runs = read(args.out / "runs.jsonl")
         print("\n".join(report(runs)))
-        draw(runs, args.out / "rate_distortion.png")
+        names = [name for name in args.data if any(key[0] == name for key in runs)]
+        draw(runs, names, args.out / "rate_distortion.png")
         return
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "runs.jsonl"
