@@ -178,13 +178,13 @@ class VideoModel(nn.Module, ABC, Generic[State]):
         assert not self.training, "predictions use eval mode: batch statistics would make them depend on the batch"
         n_observed = max(context.shape[1] - 1, 0)  # frames whose z comes from the posterior
         assert noise.shape[2] == n_observed + n_future, (noise.shape, context.shape, n_future)
-        led, leading = None, [None] * n_future
+        past, future = None, [None] * n_future
         if actions is not None:
-            led = actions[:, :n_observed]
-            leading = actions[:, n_observed:].repeat(len(noise), 1, 1).unbind(1)  # (N * B, A)
-        state = self.start(context, noise[:, :, :n_observed], led)
+            past = actions[:, :n_observed]
+            future = actions[:, n_observed:].repeat(len(noise), 1, 1).unbind(1)  # (N * B, A)
+        state = self.start(context, noise[:, :, :n_observed], past)
         frames, sigmas = [], []
-        for eps, action in zip(noise[:, :, n_observed:].flatten(0, 1).unbind(1), leading, strict=True):  # (N * B, Z)
+        for eps, action in zip(noise[:, :, n_observed:].flatten(0, 1).unbind(1), future, strict=True):  # (N * B, Z)
             params, state = self.step(state, eps, action)  # (N * B, param_channels, H, W)
             frames.append(self.mean_frame(params, state))  # (N * B, C, H, W)
             sigmas.append(self.likelihood.sigma(params))

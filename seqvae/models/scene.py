@@ -201,19 +201,19 @@ class Scene(VideoModel[SceneState]):
         if self.posterior is not None:
             pairs = video[:, 1:].flatten(0, 1), video[:, :1].expand_as(video[:, 1:]).flatten(0, 1)
             seen = self.encoder(*pairs)[2].unflatten(0, (-1, n_frames)).repeat(n_samples, 1, 1)  # (R, T-1, G)
-        led = [None] * n_frames if actions is None else actions.repeat(n_samples, 1, 1).unbind(1)
+        by_frame = [None] * n_frames if actions is None else actions.repeat(n_samples, 1, 1).unbind(1)
         pictures, qs, ps, zs, memory = [], [], [], [], (empty, empty)
         for t in range(n_frames):
             features = self.encoder(state.picture, state.ground)
-            p, state = self._prior(features[2], led[t], state)
+            p, state = self._prior(features[2], by_frame[t], state)
             z, q = noise[:, t], None
             if self.posterior is not None:
                 with float32(video):
                     p = standard_normal_like(Gaussian(z, z)) if p is None else p
                     known = torch.cat([features[2], seen[:, t], p.mu.detach(), p.logvar.detach()], -1)
-                    q, memory = self.posterior(self.with_actions(known, led[t]), memory)
+                    q, memory = self.posterior(self.with_actions(known, by_frame[t]), memory)
                     z = q.sample(z)
-            state = self._move(features, z, led[t], state)
+            state = self._move(features, z, by_frame[t], state)
             for values, value in ((pictures, state.picture), (qs, q), (ps, p), (zs, z)):
                 values.append(value)
             if t + 1 < n_observed:

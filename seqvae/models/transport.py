@@ -199,13 +199,13 @@ class Transport(VideoModel[TransportState]):
         """
         n_samples, n_frames = noise.shape[0], video.shape[1] - 1
         noise = noise.flatten(0, 1)  # (R, T-1, Z)
-        leading = [None] * n_frames if actions is None else actions.repeat(n_samples, 1, 1).unbind(1)  # (R, A)
+        by_frame = [None] * n_frames if actions is None else actions.repeat(n_samples, 1, 1).unbind(1)  # (R, A)
         state, seen = self._first(video[:, 0], n_samples), None
         spectra = None if self.posterior is None else self.evidence.spectrum(video)
         pictures, qs, zs = [], [], []
         for t in range(n_frames):
             with float32(video):
-                features = self._features(state, leading[t])
+                features = self._features(state, by_frame[t])
                 p, memory = self._prior(features, state)
                 displacement = None
                 if self.posterior is not None:

@@ -95,10 +95,10 @@ def _backward(state: TrainState, video: Tensor, actions: Tensor | None) -> tuple
 
     videos, noises = video.tensor_split(n_passes), noise.tensor_split(n_passes, dim=1)
     uniforms = [None] * n_passes if uniform is None else uniform[own].tensor_split(n_passes)
-    led = [None] * n_passes if actions is None else actions.tensor_split(n_passes)
+    actions_of_pass = [None] * n_passes if actions is None else actions.tensor_split(n_passes)
 
     def statistics(i: int) -> Statistics:
-        options = {"uniform": uniforms[i], "actions": led[i], "amp": state.amp, "network": state.network}
+        options = {"uniform": uniforms[i], "actions": actions_of_pass[i], "amp": state.amp, "network": state.network}
         return frame_statistics(model, videos[i], noises[i], **options)[1]
 
     if n_passes == 1:
