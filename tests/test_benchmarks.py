@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from benchmarks import breakdown, evaluate, geco_grid, rollout, train_step
+from benchmarks import breakdown, digit_counts, evaluate, geco_grid, rollout, train_step
 from benchmarks.measure import matmul_flops, peak_memory_mb, ratio, turns
 from benchmarks.reference_svg import ReferenceTraining
 from datasets import load_dataset
@@ -141,6 +141,25 @@ def test_the_grid_of_geco_compares_with_the_best_of_the_fixed_weights():
     trace = [(1.0, 0.3), (1.0, 0.16), (1.0, 0.151), (1.0, 0.15)]
     assert geco_grid.settled({"trace": trace}, 0.15) == 2 * geco_grid.LOG_EVERY
     assert geco_grid.settled({"trace": trace}, 0.1) is None
+
+
+def test_digits_counts_are_scored_and_shown(mnist_root, tmp_path, capsys):
+    out = tmp_path / "counts.gif"
+    sizes = ["--counts", "1", "--n-videos=2", "--n-samples=3"]
+    digit_counts.main(["smmnist-transport", f"--root={mnist_root}", *sizes, f"--out={out}"])
+    best, mean, posterior, copied = (
+        float(cell.split("+-")[0]) for cell in capsys.readouterr().out.splitlines()[-1].split("|")[2:6]
+    )
+    assert posterior > best > mean > copied and out.exists()
+
+    video = np.full((2, digit_counts.N_FRAMES, 4, 4, 1), 100, np.uint8)
+    future = video[:, digit_counts.N_PAST :]
+    off = np.stack([future + 10, future + 20])  # samples that are 10 and 20 grey levels off
+    cells = digit_counts.scores(video, off, future + 5)
+    best, mean, posterior = (float(cell.split("+-")[0]) for cell in cells[:3])
+    expected = [20 * np.log10(255 / error) for error in (10, 20, 5)]
+    assert (best, posterior) == pytest.approx((expected[0], expected[2]), abs=0.01)
+    assert mean == pytest.approx(sum(expected[:2]) / 2, abs=0.01)
 
 
 def test_bounces_and_overlaps_are_counted_on_the_true_trajectories():
