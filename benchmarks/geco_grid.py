@@ -199,6 +199,7 @@ def report(runs: dict[tuple, dict]) -> list[str]:
 def draw(runs: dict[tuple, dict], names: Sequence[str], path: Path) -> None:
     """Rate against distortion, a panel for each data set; GECO where its tolerance was met with a latent alive."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(4.2 * len(names), 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
@@ -219,7 +220,8 @@ def draw(runs: dict[tuple, dict], names: Sequence[str], path: Path) -> None:
             axes.plot([x for x, _ in points], [y for _, y in points], label=label, **style)
         axes.set(title=name, xlabel="distortion: RMSE per pixel", ylabel="rate: KL, nats per frame", yscale="log")
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_formatter("")
     figure.axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
