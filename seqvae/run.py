@@ -139,8 +139,10 @@ class Run:
             draws = [np.random.default_rng([seed, POSTERIOR_KEY, v]).random(shape, dtype=np.float32) for v in videos]
             uniform = torch.from_numpy(np.stack(draws)).to(self.device)
         mask = torch.ones(n_predicted, dtype=torch.float64, device=self.device)
-        given = self._actions(actions, frames, n_predicted)
-        _, terms = batch_terms(self.model, frames, noise, mask, uniform=uniform, n_past=self.n_past, actions=given)
+        own_actions = self._actions(actions, frames, n_predicted)
+        _, terms = batch_terms(
+            self.model, frames, noise, mask, uniform=uniform, n_past=self.n_past, actions=own_actions
+        )
         kl = terms.kl.sum(-1)
         elbo = terms.log_density[0] - kl
         parts = (-elbo, bits_per_dim(elbo, terms.dims, terms.bits_offset), kl)
@@ -185,10 +187,10 @@ class Run:
         n_bytes = 4 * int(n_samples) * int(n_future) * video[:, 0].numel()
         check_memory(n_bytes, f"{n_samples} samples of {len(video)} videos, {n_future} frames each")
         steps, videos = video.shape[1] - 1 + int(n_future), range(len(video))
-        given, parts = self._actions(actions, video, steps), []
+        own_actions, parts = self._actions(actions, video, steps), []
         for samples in sample_chunks(int(n_samples), len(video)):
             noise = keyed_noise(_check_seed(seed), videos, samples, steps, self.model.z_dim).to(self.device)
-            parts.append(self.model.predict(video, int(n_future), noise, given))
+            parts.append(self.model.predict(video, int(n_future), noise, own_actions))
         futures, sigmas = zip(*parts)
         return torch.cat(futures), sigmas[0] if sigmas[0] is None or sigmas[0].ndim == 0 else torch.cat(sigmas)
 
