@@ -106,7 +106,7 @@ def settings(name: str, schedule: str, seed: int, objective: ObjectiveConfig, si
         likelihood=GaussianConfig() if objective.name == "geco" else likelihood,
         objective=objective,
         optim=dataclasses.replace(optim, schedule=schedule),
-        compute=ComputeConfig(amp="auto" if name == "transport" else "off", compile="off", workers=0),
+        compute=ComputeConfig(amp="native" if name == "transport" else "off", compile="off", workers=0),
         run=RunSettings(seed=seed, n_valid=N_VALID),
     )
 

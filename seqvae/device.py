@@ -35,7 +35,8 @@ def has_bfloat16(device: torch.device) -> bool:
 
 def resolve_amp(cfg: ComputeConfig, device: torch.device) -> bool:
     """Whether the convolutions run in bfloat16."""
-    return cfg.amp == "bf16" or (cfg.amp == "auto" and has_bfloat16(device))
+    native = cfg.amp == "native" and has_bfloat16(device)
+    return cfg.amp == "bf16" or native or (cfg.amp == "auto" and device.type == "cuda")
 
 
 def describe(device: torch.device, amp: bool) -> str:

@@ -106,7 +106,7 @@ _TRANSPORT = {
     "optim": OptimConfig(
         steps=12_000, batch_size=16, lr=1e-3, beta2=0.99, schedule="cosine", warmup=100, grad_clip=200.0, ema=0.998
     ),
-    "compute": ComputeConfig(workers=0),
+    "compute": ComputeConfig(amp="native", workers=0),
     "run": RunSettings(sample_every=1_000, checkpoint_every=500, n_valid=128),
 }
 PRESETS |= {
@@ -120,7 +120,7 @@ PRESETS |= {
             optim=OptimConfig(
                 steps=1_000, batch_size=16, lr=1e-3, beta2=0.99, schedule="cosine", warmup=50, grad_clip=200.0
             ),
-            compute=ComputeConfig(compile="off", workers=0),
+            compute=ComputeConfig(amp="native", compile="off", workers=0),
             run=RunSettings(sample_every=500, checkpoint_every=250, n_valid=64),
         ),
     ),
@@ -169,7 +169,7 @@ _PUSHING = {
     "data": PushingConfig(n_past=2, n_future=10, flip=True),
     "model": SvgConfig(width=32, z_dim=32),
     "optim": OptimConfig(steps=10_000, batch_size=16, lr=1e-3, schedule="cosine", warmup=100, ema=0.998),
-    "compute": ComputeConfig(workers=0),
+    "compute": ComputeConfig(amp="native", workers=0),
     "run": RunSettings(sample_every=1_000, checkpoint_every=500),
 }
 PRESETS |= {
@@ -197,7 +197,7 @@ PRESETS["pushing-transport"] = (
         optim=OptimConfig(
             steps=8_000, batch_size=8, lr=1e-3, beta2=0.99, schedule="cosine", warmup=100, grad_clip=200.0, ema=0.998
         ),
-        compute=ComputeConfig(workers=0),
+        compute=ComputeConfig(amp="native", workers=0),
         run=RunSettings(sample_every=1_000, checkpoint_every=250, n_valid=26),
     ),
 )

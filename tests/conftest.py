@@ -8,8 +8,6 @@ import torch
 # Tiny tensors gain nothing from a second thread, and lose much where another process keeps the cores busy.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
-# In what a CPU computes must not decide what a test sees; commands that tests start as processes choose by themselves.
-torch.cpu._is_avx512_bf16_supported = lambda: False
 MNIST = Path(os.environ.get("SEQVAE_DATA") or Path(__file__).parent.parent / "data").resolve()
 
 

@@ -270,8 +270,9 @@ def test_a_run_can_start_from_anothers_weights(tmp_path, capsys):
 @pytest.mark.parametrize(
     "amp, native, words",
     [
-        ("auto", True, "cpu, bfloat16 autocast\n"),
-        ("auto", False, "cpu, float32\n"),
+        ("auto", True, "cpu, float32\n"),
+        ("native", True, "cpu, bfloat16 autocast\n"),
+        ("native", False, "cpu, float32\n"),
         ("bf16", True, "cpu, bfloat16 autocast\n"),
         ("bf16", False, "cpu, bfloat16 autocast, which this CPU emulates"),
         ("off", True, "cpu, float32\n"),

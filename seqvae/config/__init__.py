@@ -97,8 +97,8 @@ class ComputeConfig(Settings):
     group = "compute"
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
-    # bfloat16 convolutions; auto: on CUDA and on CPUs that compute in it; off: float32, on CUDA TF32
-    amp: Literal["auto", "bf16", "off"] = "auto"
+    # bfloat16 convolutions; auto: on CUDA; native: also on CPUs that compute in it; off: float32, on CUDA TF32
+    amp: Literal["auto", "native", "bf16", "off"] = "auto"
     # torch.compile of the model's parts that gain by it; auto: on CUDA with a C compiler
     compile: Literal["auto", "on", "off"] = "auto"
     checkpoint_activations: bool = False  # compute frame features and pictures again in the backward pass: less memory
