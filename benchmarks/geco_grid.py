@@ -4,7 +4,7 @@
     python -m benchmarks.geco_grid --out runs/geco_grid --report              tables and the rate-distortion figure
 
 The data sets of `SMALL` take a quarter of a minute to one minute a run on one CPU core; `transport`, the model and
-data of `demo`, 5 to 10. Tolerances are multiples of the RMSE that the sigma-VAE ends with, and the fixed weights are
+data of `demo`, 5 to 15. Tolerances are multiples of the RMSE that the sigma-VAE ends with, and the fixed weights are
 multiples of the weight that this RMSE amounts to, so nothing is chosen by hand for a data set. Rates and errors are
 those of eval mode on 512 test clips that no run has seen.
 """
