@@ -46,7 +46,7 @@ def evaluate(argv: list[str]) -> int:
     from datasets import load_dataset
     from seqvae.evaluation import session
 
-    return session.start(args, load_dataset, simulator)
+    return session.run_evaluation(args, load_dataset, simulator)
 
 
 def simulator(clips, n_past: int, n_future: int, seed: int):
@@ -60,4 +60,4 @@ def simulator(clips, n_past: int, n_future: int, seed: int):
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    cli.run_program(main)

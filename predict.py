@@ -38,8 +38,8 @@ def predict(argv: list[str]) -> int:
     from datasets.videos import picture_size, read_video
     from seqvae.evaluation import clip
 
-    return clip.start(args, read_video, picture_size)
+    return clip.run_prediction(args, read_video, picture_size)
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    cli.run_program(main)

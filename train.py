@@ -52,7 +52,7 @@ def train(argv: list[str]) -> int:
             if is_first():
                 session.dry_run(cfg, load_dataset)
         return 0
-    return session.start(cfg, load_dataset, device_batches)
+    return session.run_training(cfg, load_dataset, device_batches)
 
 
 def parse(argv: Sequence[str]) -> RunConfig:
@@ -101,4 +101,4 @@ def show_help(file) -> None:
 
 
 if __name__ == "__main__":
-    cli.start(main, orderly=False)  # training saves at SIGTERM
+    cli.run_program(main, orderly=False)  # training saves at SIGTERM

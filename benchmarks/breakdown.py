@@ -29,7 +29,7 @@ from datasets.digits import bouncing
 from datasets.digits.moving_mnist import SimulatedDigits
 from datasets.digits.oracle import oracle_futures
 from seqvae.evaluation.predictions import ModelPredictions
-from seqvae.evaluation.scores import Scorer, score
+from seqvae.evaluation.scores import Scorer, score_all
 from seqvae.metrics.best_of_n import BestOfN, over_videos, plus_minus
 from seqvae.metrics.protocols import Metric, Protocol, find_protocol, label
 from seqvae.run import Run, load_run
@@ -104,7 +104,7 @@ def score_futures(run: Run, dataset: SimulatedDigits, protocol: Protocol, args: 
     def oracle(videos: range, samples: range) -> ndarray:
         return oracle_futures(dataset, videos, protocol.n_past, protocol.n_future, samples, args.seed)
 
-    score(
+    score_all(
         predictions,
         [scorer],
         batch_size=args.batch_size,

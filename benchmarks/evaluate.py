@@ -5,7 +5,7 @@
     python -m benchmarks.evaluate --n-videos 256 --n-samples 100          what is published: minutes on a GPU
 
 A new model of `train.py smmnist-beta` predicts drawn digits; neither speed nor memory depends on its weights. What is
-quoted is `seqvae.evaluation.scores.score`, which predicts and scores, and its two metrics alone on as many frames.
+quoted is `seqvae.evaluation.scores.score_all`, which predicts and scores, and its two metrics alone on as many frames.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from benchmarks.measure import (
 from datasets import load_dataset
 from seqvae.build import build_model
 from seqvae.evaluation.predictions import ModelPredictions
-from seqvae.evaluation.scores import Scorer, score
+from seqvae.evaluation.scores import Scorer, score_all
 from seqvae.metrics.frame import without_tf32
 from seqvae.metrics.protocols import Protocol, find_protocol
 
@@ -59,7 +59,7 @@ def evaluate(args: argparse.Namespace) -> Scorer:
     )
     scorer = Scorer(protocol, protocol.frame_metrics, **sizes)
     with torch.no_grad(), without_tf32():
-        score(predictions, [scorer], batch_size=args.batch_size, device=device)
+        score_all(predictions, [scorer], batch_size=args.batch_size, device=device)
     return scorer
 
 

@@ -192,9 +192,9 @@ def together(remedy: str) -> Iterator[None]:
         raise Ended(f"{error}; {remedy}", 1, everywhere=True) from None
     except Ended as end:
         if end.code != 1:
-            distributed.stop()
+            distributed.leave()
         raise
-    distributed.stop()
+    distributed.leave()
 
 
 def finish(program: str, work: Callable[[], int | None]) -> int:
@@ -209,7 +209,7 @@ def finish(program: str, work: Callable[[], int | None]) -> int:
         return end.code
 
 
-def start(main: Callable[[list[str]], int], *, orderly: bool = True) -> None:
+def run_program(main: Callable[[list[str]], int], *, orderly: bool = True) -> None:
     """Run a command as a program; `orderly`: SIGTERM ends it so that no half-written file stays."""
     keep_memory()
     if orderly:

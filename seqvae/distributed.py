@@ -25,7 +25,7 @@ class PeerLost(RuntimeError):
     """Another process has ended or hangs; the message is one line."""
 
 
-def start(cuda: bool, timeout: int) -> None:
+def join(cuda: bool, timeout: int) -> None:
     """Join the other processes, if there are any; PeerLost if one keeps the others waiting for `timeout` seconds."""
     number, size = launched()
     if size == 1 or dist.is_initialized():
@@ -36,7 +36,7 @@ def start(cuda: bool, timeout: int) -> None:
         dist.init_process_group(backend, rank=number, world_size=size, timeout=timedelta(seconds=timeout))
 
 
-def stop() -> None:
+def leave() -> None:
     """Leave the other processes; each calls it when it is done."""
     if dist.is_initialized():
         dist.destroy_process_group()

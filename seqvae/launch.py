@@ -27,7 +27,7 @@ def launched() -> tuple[int, int]:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that prints; also before `start`, and where the launcher says nonsense."""
+    """Whether this process is the one that prints; also before joining, and where the launcher says nonsense."""
     try:
         return launched()[0] == 0
     except ValueError:

@@ -200,7 +200,7 @@ class Forked:
                     os.dup2(file.fileno(), stream)
                 sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
                 sys.argv = [f"{program}.py", *args]
-                cli.start(main, orderly=program != "train")
+                cli.run_program(main, orderly=program != "train")
             except SystemExit as end:
                 os._exit(end.code or 0)
             except BaseException:

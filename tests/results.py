@@ -11,7 +11,7 @@ import torch
 
 from seqvae.evaluation.predictions import Predictions
 from seqvae.evaluation.results import Results
-from seqvae.evaluation.scores import Scorer, score
+from seqvae.evaluation.scores import Scorer, score_all
 from seqvae.metrics.protocols import own_protocol
 from seqvae.metrics.published import published_rows, to_json
 from tests.helpers import CPU
@@ -60,7 +60,7 @@ class Made(Predictions):
 def scored(predictions: Predictions, batch_size: int = 2, **options) -> Results:
     protocol = own_protocol("made", 2, 3, 7, 5)
     scorer = Scorer(protocol, protocol.frame_metrics, 7, 5)
-    score(predictions, [scorer], batch_size=batch_size, device=CPU, **options)
+    score_all(predictions, [scorer], batch_size=batch_size, device=CPU, **options)
     return Results(scorer)
 
 

@@ -107,12 +107,12 @@ def one_of_two(rank: int, port: int, folder: Path) -> None:
     torch.set_default_dtype(torch.float64)
     results = {name: trained(name, cfg) for name, cfg in cases().items()}
     torch.save(results, folder / f"{rank}.pt")
-    distributed.stop()
+    distributed.leave()
 
 
 def join(rank: int, port: int) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    distributed.start(cuda=False, timeout=60)
+    distributed.join(cuda=False, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +303,7 @@ def test_half_a_launch_is_one_message(variables, words, monkeypatch, capsys, tmp
 def test_one_process_under_a_launcher_is_one_process(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("RANK", "0")
-    distributed.start(cuda=False, timeout=1)
+    distributed.join(cuda=False, timeout=1)
     assert distributed.launched() == (0, 1) and distributed.world_size() == 1
 
 

@@ -16,7 +16,7 @@ from seqvae.evaluation import prediction_file
 from seqvae.evaluation import predictions as predictions_module
 from seqvae.evaluation.prediction_file import SavedPredictions, writing
 from seqvae.evaluation.results import Results
-from seqvae.evaluation.scores import Scorer, score
+from seqvae.evaluation.scores import Scorer, score_all
 from seqvae.metrics.protocols import own_protocol
 from tests.helpers import SIGMA_FLAGS, TINY_FLAGS, without
 from tests.results import STORED_ELSEWHERE, Made, foreign, metrics, scored
@@ -110,7 +110,7 @@ def test_protocols_that_share_predictions_score_as_each_alone():
 
     def results(protocols) -> list[dict]:
         scorers = [Scorer(p, p.frame_metrics, p.n_samples, p.n_videos) for p in protocols]
-        score(Made("one"), scorers, batch_size=2, device=CPU)
+        score_all(Made("one"), scorers, batch_size=2, device=CPU)
         return [Results(scorer).as_json() | {"hash": scorer.content_hash} for scorer in scorers]
 
     both = results([short, whole])

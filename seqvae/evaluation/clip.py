@@ -21,7 +21,7 @@ ReadVideo = Callable[[Path, int, int, int], np.ndarray]  # datasets.videos.read_
 PictureSize = Callable[[Path], tuple[int, int]]  # datasets.videos.picture_size
 
 
-def start(args: PredictConfig, read_video: ReadVideo, picture_size: PictureSize) -> int:
+def run_prediction(args: PredictConfig, read_video: ReadVideo, picture_size: PictureSize) -> int:
     """Predict and write; exit code 0, other ends raise `cli.Ended`."""
     with cli.preparing():
         run = load_run(args.run, checkpoint=args.checkpoint, device=args.device)

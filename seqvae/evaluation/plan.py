@@ -14,7 +14,7 @@ from seqvae.evaluation import bounds
 from seqvae.evaluation.prediction_file import writing
 from seqvae.evaluation.predictions import Predictions
 from seqvae.evaluation.results import Results, plot
-from seqvae.evaluation.scores import Oracle, Scorer, score
+from seqvae.evaluation.scores import Oracle, Scorer, score_all
 from seqvae.metrics import published
 from seqvae.metrics.frechet import FrechetDistance, VideoFeatures, i3d, r3d18
 from seqvae.metrics.protocols import Metric, Protocol, build_metrics, label
@@ -134,7 +134,7 @@ def execute(
     }
     kept = {**facts, "protocols": protocols}
     with writing(save, predictions, kept) if save is not None else contextlib.nullcontext() as writer:
-        score(predictions, scorers, batch_size=batch_size, device=device, oracle=oracle, writer=writer)
+        score_all(predictions, scorers, batch_size=batch_size, device=device, oracle=oracle, writer=writer)
     if not is_main():
         return []
     lines = [f"wrote {save}"] if save is not None else []

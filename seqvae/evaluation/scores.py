@@ -69,7 +69,7 @@ class Scorer:
 
     # ---- one batch of videos: start, add its samples in chunks, finish
 
-    def start(self, videos: range, truth: Tensor, device: torch.device) -> None:
+    def begin(self, videos: range, truth: Tensor, device: torch.device) -> None:
         """truth: (B, T, C, H, W) uint8."""
         n_past, n_frames = self.protocol.n_past, self.protocol.n_past + self.protocol.n_future
         self.videos = videos[: max(0, self.n_videos - videos.start)]
@@ -270,7 +270,7 @@ def _joined(parts: Sequence[dict[str, list]]) -> dict[str, list]:
 
 @torch.no_grad()
 @without_tf32()
-def score(
+def score_all(
     predictions: Predictions,
     scorers: Sequence[Scorer],
     *,
@@ -292,7 +292,7 @@ def score(
         videos = range(first, min(first + batch_size, mine.stop))
         truth = predictions.truth(videos)
         for scorer in scorers:
-            scorer.start(videos, truth, device)
+            scorer.begin(videos, truth, device)
         for samples in predictions.chunks(len(videos)):
             frames, sigma = predictions.futures(videos, samples)
             drawn = torch.from_numpy(oracle(videos, samples)) if oracle is not None else None

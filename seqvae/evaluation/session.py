@@ -21,12 +21,14 @@ from seqvae.report.tables import comparison_table
 TIMEOUT = 3600  # seconds that processes wait for one another: their shares of the videos may differ in speed
 
 
-def start(args: EvalConfig, load_dataset: Callable[..., Dataset], simulator: Callable[..., Oracle | None]) -> int:
+def run_evaluation(
+    args: EvalConfig, load_dataset: Callable[..., Dataset], simulator: Callable[..., Oracle | None]
+) -> int:
     """Evaluate all that was asked for, and compare it; exit code 0, other ends raise `cli.Ended`."""
     device = args.device
     with cli.together("start it again"):
         with cli.preparing(lambda: device):
-            distributed.start(args.device != "cpu" and torch.cuda.is_available(), TIMEOUT)
+            distributed.join(args.device != "cpu" and torch.cuda.is_available(), TIMEOUT)
             device = distributed.on_all(lambda: choose_device(args.device, "--device"))
             if device.index is not None:
                 torch.cuda.set_device(device)

@@ -35,7 +35,7 @@ LoadDataset = Callable[..., Dataset]  # datasets.load_dataset
 DeviceBatches = Callable[[Dataset, torch.device], object]  # datasets.on_device.device_batches
 
 
-def start(cfg: RunConfig, load_dataset: LoadDataset, device_batches: DeviceBatches) -> int:
+def run_training(cfg: RunConfig, load_dataset: LoadDataset, device_batches: DeviceBatches) -> int:
     """Train or resume; exit code 0, or that of the signal that stopped it. Other ends raise `cli.Ended`."""
     lock = RunLock()
     try:
@@ -46,10 +46,10 @@ def start(cfg: RunConfig, load_dataset: LoadDataset, device_batches: DeviceBatch
 
 
 def train(cfg: RunConfig, lock: RunLock, load_dataset: LoadDataset, device_batches: DeviceBatches) -> int:
-    """As `start`, holding a lock on the run folder once that exists."""
+    """As `run_training`, holding a lock on the run folder once that exists."""
     run_dir, device = Path(cfg.run_dir), cfg.compute.device
     with cli.preparing(lambda: device):
-        distributed.start(cfg.compute.device != "cpu" and torch.cuda.is_available(), cfg.compute.timeout)
+        distributed.join(cfg.compute.device != "cpu" and torch.cuda.is_available(), cfg.compute.timeout)
         device = distributed.on_all(lambda: choose_device(cfg.compute.device, "--compute.device"))
         if device.index is not None:
             torch.cuda.set_device(device)
