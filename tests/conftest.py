@@ -11,12 +11,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 MNIST = Path(os.environ.get("SEQVAE_DATA") or Path(__file__).parent.parent / "data").resolve()
 
 
-# Modules that train whole runs, start commands or processes: `make test-fast` leaves them out, and with them every test
-# that opens a browser or is marked long, being one of those that take more than two seconds.
+# Modules that train whole runs, write hundreds of movies, start commands or processes: `make test-fast` leaves them
+# out, and with them every test that opens a browser or is marked long: those that take more than two seconds.
 LONG = {
     *("test_actions", "test_benchmarks", "test_colour_cli", "test_distributed", "test_evaluate_cli"),
-    *("test_evaluate_distributed", "test_gpu_suite", "test_lock", "test_metrics_perceptual", "test_no_waiting"),
-    *("test_notebook", "test_predictions", "test_run", "test_scripts", "test_train_cli", "test_trial"),
+    *("test_datasets_kth", "test_evaluate_distributed", "test_gpu_suite", "test_lock", "test_metrics_perceptual"),
+    *("test_no_waiting", "test_notebook", "test_predictions", "test_run", "test_scripts", "test_train_cli"),
+    "test_trial",
 }
 
 

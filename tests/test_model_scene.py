@@ -83,6 +83,7 @@ def test_any_size_number_of_channels_and_motions(image_size, channels, motions):
     assert futures.shape == (3, 2, 2, channels, image_size, image_size)
 
 
+@pytest.mark.long
 def test_the_whole_model_compiles_without_a_graph_break():
     model = build(small("scene"))
     video, eps = clips(2, 4), noise(1, 2, 3, model.z_dim)

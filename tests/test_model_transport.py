@@ -179,6 +179,7 @@ def test_any_size_number_of_channels_and_layers(image_size, channels, layers):
     assert futures.shape == (3, 2, 2, channels, image_size, image_size)
 
 
+@pytest.mark.long
 def test_the_whole_model_compiles_without_a_graph_break():
     model = build(small("transport"))
     video, eps = clips(2, 4), noise(1, 2, 3, model.z_dim)
