@@ -32,5 +32,5 @@ def find_run(run: str | Path) -> Path:
 
 
 def results_folder(run: str | Path) -> Path:
-    """Where results of a run go by default: its own folder, or runs/NAME for pretrained weights."""
-    return Path("runs", run) if find_run(run).parent == PRETRAINED else Path(run)
+    """Where results of a run go by default: its own folder, or runs/pretrained/NAME for pretrained weights."""
+    return Path("runs", "pretrained", run) if find_run(run).parent == PRETRAINED else Path(run)

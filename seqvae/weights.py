@@ -50,7 +50,10 @@ def load_model(run_dir: Path, cfg: RunConfig, which: str = "best") -> tuple[Vide
 def read_state(run_dir: Path, which: str = "best") -> dict:
     """The checkpoint's state, or what of it was exported, with `path` and `checkpoint` saying where it comes from."""
     if (run_dir / WEIGHTS_FILE).exists():
-        return _read_exported(run_dir)
+        state = _read_exported(run_dir)
+        if which == "last" != state["checkpoint"]:
+            raise ValueError(f"{run_dir} holds the weights of {state['checkpoint']}.pt alone; drop the choice of last")
+        return state
     path = run_dir / "checkpoints" / f"{which}.pt"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; train the run to its first checkpoint, or choose --checkpoint")

@@ -202,6 +202,10 @@ def test_another_programs_predictions_are_scored(tmp_path, capsys):
     assert report["results"]["best"]["psnr"]["mean"] == pytest.approx(np.max(psnr, 1).mean(), abs=1e-4)
     assert report["results"]["mean"]["psnr"]["mean"] == pytest.approx(np.mean(psnr), abs=1e-4)
     assert not {"posterior", "mean training image"} & report["results"].keys()
+    of_pushing = foreign(tmp_path / "pushing.h5", facts=json.dumps({"source": "another", "data": "pushing"}))
+    assert evaluate.main(["--from-predictions", str(of_pushing)]) == 0
+    assert "psnr_of_rest" in json.loads((tmp_path / "pushing" / "own" / "metrics.json").read_text())["results"]["best"]
+    capsys.readouterr()
     assert evaluate.main(["--from-predictions", str(path), "--protocol", "srvp-2020"]) == 2
     assert "does not say which data it predicts" in capsys.readouterr().err
 

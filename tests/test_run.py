@@ -191,11 +191,13 @@ def test_pretrained_names_are_runs_everywhere(run_dir, tmp_path, monkeypatch, ca
     assert export.main([str(run_dir), "pretrained/tiny-digits", "--dtype", "float16"]) == 0
     assert seqvae.load_run("tiny-digits").predict(video(2, 8, 8)).shape == (1, 3, 32, 32)
     assert evaluate.main(["tiny-digits", "--n-videos", "2", "--n-samples", "2"]) == 0
-    facts = json.loads(Path("runs/tiny-digits/evaluation/own/metrics.json").read_text())
+    facts = json.loads(Path("runs/pretrained/tiny-digits/evaluation/own/metrics.json").read_text())
     assert facts["run"] == "tiny-digits" and facts["checkpoint"] == "best" and facts["step"] == 7
     assert predict.main(["tiny-digits", str(clip)]) == 0
-    assert Path("runs/tiny-digits/predictions/clip.gif/prediction.npz").exists()
+    assert Path("runs/pretrained/tiny-digits/predictions/clip.gif/prediction.npz").exists()
     capsys.readouterr()
+    assert evaluate.main(["tiny-digits", "--checkpoint", "last"]) == 2
+    assert "tiny-digits holds the weights of best.pt alone; drop the choice of last" in capsys.readouterr().err
     assert evaluate.main(["tiny-digit"]) == 2 and predict.main(["tiny-digit", str(clip)]) == 2
     for line in capsys.readouterr().err.splitlines():
         assert line.endswith(
@@ -351,6 +353,16 @@ def test_weights_of_another_model_are_named(changes, words, run_dir, tmp_path):
     with pytest.raises(FileNotFoundError, match="last.pt is missing"):
         (tmp_path / "checkpoints" / "last.pt").unlink()
         seqvae.load_run(tmp_path, checkpoint="last")
+
+
+def test_a_checkpoint_of_another_objective_is_refused_before_anything_is_measured(run_dir, tmp_path, capsys):
+    whole = json.loads((run_dir / "config.json").read_text())
+    whole["config"]["objective"] = {"name": "geco", "tolerance": 0.1}
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    checkpoint.save(tmp_path / "checkpoints", checkpoint.load(run_dir / "checkpoints" / "best.pt"), best=True)
+    assert evaluate.main([str(tmp_path), "--n-videos", "1", "--n-samples", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "the checkpoint's objective" in error and error.count("\n") == 1
 
 
 def test_bad_folders_are_one_clear_exception(run_dir, run, tmp_path):

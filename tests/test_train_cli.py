@@ -204,6 +204,8 @@ def test_the_image_presets_train_resume_show_and_are_evaluated(preset, tmp_path,
     with Image.open(run_dir / "evaluation" / "images" / "images.png") as image:
         image.verify()
     assert "active units" in capsys.readouterr().out
+    assert evaluate.main([str(run_dir), *few, "--n-videos", "4"]) == 2
+    assert "holds an evaluation of 5 images, and 4 would replace it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)

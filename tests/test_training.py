@@ -120,6 +120,16 @@ def test_adams_second_moment_decays_as_asked():
         assert_close(moments["exp_avg_sq"], 0.5 * (moments["exp_avg"] / 0.1).square(), rtol=1e-4, atol=1e-30)
 
 
+def test_averaged_weights_quote_the_sigma_of_the_weights_between_validations():
+    train_state = build_train_state(change(GECO, "optim", ema=0.9), 1, CPU)
+    train_step(train_state, video(0))
+    train_state.eval_model.likelihood.calibrate(0.25)  # as a validation does
+    assert_close(train_state.ema.likelihood.quoted_variance().item(), 0.25)
+    train_step(train_state, video(1))
+    quoted = [model.likelihood.quoted_variance().item() for model in (train_state.ema, train_state.model)]
+    assert quoted[0] == quoted[1] != 0.25
+
+
 def test_averaged_weights_follow_with_the_decay():
     train_state = build_train_state(change(TINY, "optim", ema=0.9), 1, CPU)
     expected = [p.detach().clone() for p in train_state.model.parameters()]

@@ -23,7 +23,7 @@ class EvalConfig:
     n_videos: int | None = None  # test videos, from the first; None: the protocol's (own: 64)
     # with own: the published 10,000 x 20 frames of Moving MNIST instead of the run's test split
     test_set: Literal["mnist_test_seq"] | None = None
-    # a run trained with actions: under those that were taken, their mean in training, or those of the next test video;
+    # for a run trained with actions: predict under the true ones, their training mean, or the next test video's;
     # several: each in its own folder, and a table that compares them
     actions: tuple[Literal["true", "none", "shuffled"], ...] = ("true",)
     save_predictions: bool = False  # keep every predicted frame in predictions.h5, beside the results
@@ -90,13 +90,13 @@ class PredictConfig:
     # .npy file of the actions that lead to each frame after the first, for a model trained with actions; several: a
     # future under each of them, side by side
     actions: tuple[Path, ...] = ()
-    n_samples: int | None = None  # futures; None: 4, of a model without latent 1, under several files of actions 1 each
+    n_samples: int | None = None  # futures; None: 4, or 1 without a latent, or 1 per file of several --actions
     n_future: int | None = None  # frames to predict; None: as many as in training
     seed: int = 0  # of the predictions' noise
     checkpoint: Literal["best", "last"] = "best"  # best on validation, or the last one
     formats: tuple[Format, ...] = ("gif",)  # of moving pictures; mp4 needs the extra `mp4`
     gif_scale: int | None = None  # screen pixels per pixel; None: as many as make a picture 128 wide
-    out: Path | None = None  # where to write; None: RUN/predictions/CLIP (pretrained: runs/NAME/predictions/CLIP)
+    out: Path | None = None  # where to write; None: RUN/predictions/CLIP (weights by name: below runs/pretrained)
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
 
     def __post_init__(self) -> None:

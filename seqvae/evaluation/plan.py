@@ -93,11 +93,11 @@ def make_plan(
     return Plan(protocol, n_samples, n_videos, out, metrics, networks, left_out)
 
 
-def facts_before(out: Path) -> dict[str, object]:
+def facts_before(out: Path, sizes: Sequence[str] = ("n_samples", "n_videos")) -> dict[str, object]:
     """Facts of an earlier evaluation in `out`, which is not to be replaced by a smaller one; empty if there is none."""
     try:
         facts = json.loads((out / "metrics.json").read_text())
-        return facts | {name: int(facts[name]) for name in ("n_samples", "n_videos")}
+        return facts | {name: int(facts[name]) for name in sizes}
     except (OSError, ValueError, TypeError, LookupError, RecursionError):
         return {}
 

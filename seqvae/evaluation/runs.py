@@ -13,7 +13,7 @@ from seqvae import distributed
 from seqvae.config import RunConfig, read_config, to_json
 from seqvae.evaluation import bounds, images
 from seqvae.evaluation.choose import choose_protocol, test_set_of
-from seqvae.evaluation.plan import Plan, execute
+from seqvae.evaluation.plan import Plan, execute, facts_before
 from seqvae.evaluation.predictions import ModelPredictions, OtherActions
 from seqvae.evaluation.request import Evaluation, Request
 from seqvae.folders import find_run, results_folder
@@ -39,6 +39,7 @@ class Subject:
     cfg: RunConfig
     model: VideoModel  # on the device
     state: dict  # the checkpoint's
+    training: dict[str, object]  # how its training ended
 
 
 def prepare_run(request: Request, path: Path) -> list[Evaluation]:
@@ -61,7 +62,7 @@ def prepare_videos(request: Request, path: Path, cfg: RunConfig) -> list[Evaluat
         raise ValueError(
             f"--n-importance {args.n_importance}: a model without latent has no importance weights; drop it"
         )
-    # Beside runs with many futures, one without latent has its one.
+    # --n-samples is meant for the other runs: without a latent there is one future.
     n_samples = None if not cfg.model.has_latent and len(args.run_dirs) > 1 else args.n_samples
     asked = dict(n_samples=n_samples, n_videos=args.n_videos, test_set=args.test_set)
     protocols = [choose_protocol(cfg, name, **asked) for name in args.protocol]
@@ -178,6 +179,12 @@ def prepare_images(request: Request, path: Path, cfg: RunConfig) -> Evaluation:
         raise ValueError(f"--n-videos {n_images}: the test split of {cfg.data.name} has {len(clips)}")
     subject = load(request, path, cfg)
     out = request.out_folder(path, results_folder(path) / "evaluation", "images")
+    before = facts_before(out, ["n_images"])
+    if before and before["n_images"] > n_images:
+        raise ValueError(
+            f"{out} holds an evaluation of {before['n_images']} images, and {n_images} would replace it; "
+            "choose another --out, or move it away"
+        )
 
     def run() -> list[str]:
         errors = images.measure(subject.model, clips, n_images, args.batch_size, args.seed, request.device)
@@ -201,7 +208,8 @@ def prepare_images(request: Request, path: Path, cfg: RunConfig) -> Evaluation:
 def load(request: Request, path: Path, cfg: RunConfig) -> Subject:
     """The run with the weights that were asked for."""
     model, state = load_model(find_run(path), cfg, request.args.checkpoint)
-    return Subject(path, cfg, model.to(request.device), state)
+    training = bounds.training_facts(cfg, model, state)
+    return Subject(path, cfg, model.to(request.device), state, training)
 
 
 def run_facts(request: Request, subject: Subject) -> dict[str, object]:
@@ -211,7 +219,7 @@ def run_facts(request: Request, subject: Subject) -> dict[str, object]:
         "checkpoint": subject.state["checkpoint"],
         "step": subject.state["step"],
         "seed": request.args.seed,
-        **bounds.training_facts(subject.cfg, subject.model, subject.state),
+        **subject.training,
         "config": to_json(subject.cfg),
         **provenance(),
     }

@@ -132,9 +132,9 @@ def _average_weights(state: TrainState, finite: Tensor) -> None:
     decay = min(state.cfg.optim.ema, (1 + state.step) / (10 + state.step))
     for average, weight in zip(state.ema.parameters(), state.model.parameters()):
         average.lerp_(weight.detach(), (1 - decay) * finite.to(weight.dtype))
-    # A norm's running statistics belong to the weights, so they are averaged in the same way.
-    for average, buffer in zip(state.ema.buffers(), state.model.buffers()):
-        if buffer.is_floating_point():
+    # A norm's running statistics belong to the weights, so they are averaged in the same way; a decoder's do not.
+    for (name, average), buffer in zip(state.ema.named_buffers(), state.model.buffers()):
+        if buffer.is_floating_point() and not name.startswith("likelihood."):
             average.lerp_(buffer, (1 - decay) * finite.to(buffer.dtype))
         else:
             average.copy_(buffer)
