@@ -6,7 +6,7 @@
     python predict.py runs/robot one.gif --actions left.npy right.npy    a model told what the robot does: one context,
                                                                   a future under each file of actions
 
-They land in RUN/predictions/CLIP/: prediction.gif, prediction.png and prediction.npz (docs/predictions.md).
+Writes prediction.gif, prediction.png and prediction.npz (docs/python.md) into RUN/predictions/CLIP/.
 The first frames of the clip are observed; the rest is the truth, shown beside the samples if it is long enough.
 """
 

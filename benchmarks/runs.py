@@ -19,7 +19,7 @@ from seqvae.training.logger import read_metrics
 def train_and_evaluate(run_dir: Path, flags: Sequence[str], evaluation: Sequence[str]) -> dict:
     """evaluation's metrics.json, with `minutes` of training and `end`, the reason if training failed ("" if not).
 
-    A run folder that is there already is gone on with, so a broken table is finished by the same command.
+    An existing run folder is resumed, so the same command finishes an interrupted table.
     """
     code = train.main([*flags, "--run-dir", str(run_dir)])
     if code == 2:

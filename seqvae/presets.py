@@ -111,7 +111,7 @@ _TRANSPORT = {
 }
 PRESETS |= {
     "demo": (
-        "a few CPU minutes on two drawn digits: canvases that move, GECO at 64 px",
+        "a few CPU minutes on two digits from a font: transport model, GECO at 64 px",
         RunConfig(
             data=DigitsConfig(digit_size=28, n_digits=2),
             model=TransportConfig(),

@@ -31,7 +31,7 @@ class Setting:
 
     @property
     def patience(self) -> int:
-        """Times as long that anything may take: a rehearsal may share its core with others."""
+        """Factor on every time limit: a rehearsal may share its core with others."""
         return 5 if self.tiny else 1
 
 

@@ -22,7 +22,7 @@ from datasets.files import one_line, open_array
 N_FRAMES = 30  # of every published video
 FRAME_SHAPE = (64, 64, 3)  # rows, columns, RGB
 ACTION_SIZE, POSITION_SIZE = 4, 3
-# What an array's name ends in: one video's shape and the dtype. The frames come last: where they are, all is.
+# What an array's name ends in: one video's shape and the dtype. Frames are written last, so they imply the rest.
 ARRAYS = {
     "_actions": ((N_FRAMES, ACTION_SIZE), "<f4"),
     "_positions": ((N_FRAMES, POSITION_SIZE), "<f4"),

@@ -75,7 +75,7 @@ class OptimConfig(Settings):
     steps: int = 180_000  # optimizer steps in all; SVG: 300 epochs of 600
     batch_size: int = 100  # clips per step, over all processes
     accumulate: int = 1  # passes a step is made in, each of batch-size / accumulate clips: less memory, the same step
-    lr: float = 2e-3  # learning rate, SVG's; a learned sigma takes ten times as much
+    lr: float = 2e-3  # learning rate (SVG: 0.002); a learned sigma takes ten times as much
     beta2: float = 0.999  # decay of Adam's mean of squared gradients; lower where their size changes fast
     schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate after warm-up; cosine ends at 0
     warmup: int = 0  # steps of linear warm-up
@@ -102,7 +102,7 @@ class ComputeConfig(Settings):
     # torch.compile of the model's parts that gain by it; auto: on CUDA with a C compiler
     compile: Literal["auto", "on", "off"] = "auto"
     checkpoint_activations: bool = False  # compute frame features and pictures again in the backward pass: less memory
-    data: Literal["auto", "host", "device"] = "auto"  # where training clips are made; auto: on CUDA there, if it can be
+    data: Literal["auto", "host", "device"] = "auto"  # where training clips are made; auto: on the GPU, if possible
     workers: int = 2  # data loading processes on the host, for each training process; 0 makes clips between steps
     timeout: int = 600  # seconds that processes wait for one another; validation and samples have to fit in
 
@@ -144,7 +144,7 @@ class WandbConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A run of train.py, whole."""
+    """Settings of a training run."""
 
     run_dir: str | None = None  # where it is kept, and resumed from; None: runs/<preset>
     init_from: str | None = None  # another run's folder, whose weights a new run starts from (all but the likelihood's)

@@ -14,7 +14,7 @@ class DataConfig(Settings):
 
     group = "data"
 
-    # digits: drawn here, nothing to download; moving_mnist: real ones; bair, pushing: robot pushing, filmed or
+    # digits: from a font, nothing to download; moving_mnist: handwritten; bair, pushing: robot pushing, filmed or
     # rendered; kth: people who move; video_folder: your own; mnist, cifar10: single images
     name: str
     image_size: int = 64  # 32, 64, 128 or 256 pixels

@@ -31,7 +31,7 @@ class LikelihoodConfig(Settings):
 class DensityConfig(LikelihoodConfig):
     """A density of pixels in [0, 1]."""
 
-    dequantise: bool = False  # (k + u) / 256 for pixels, so that bits per dim bound the bytes'
+    dequantise: bool = False  # score byte k as (k + u) / 256, u uniform, so that bits per dim bound those of the bytes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ class ModelConfig(Settings):
     needs_context: ClassVar[bool] = True  # whether the model conditions on observed frames, at least one
     actions: ClassVar[int] = 0  # numbers of each action that the model is given; a field in families that take any
 
-    family: str  # svg: LSTMs on features; transport: canvases that move; scene: figure before ground; image: images
+    family: str  # svg: LSTMs on features; transport: moves what it saw; scene: for a still camera; image: images
 
     @property
     def has_latent(self) -> bool:
@@ -51,7 +51,7 @@ class SvgConfig(ModelConfig):
     posterior_layers: int = 1  # LSTM layers; unused with prior none
     prior_layers: int = 1  # LSTM layers; used with prior learned alone
     last_frame_skip: bool = False  # skips from the frame before, predicted ones too, instead of the last observed frame
-    actions: int = 0  # numbers of each action given to prior, posterior and frame predictor (bair, pushing: 4); 0: none
+    actions: int = 0  # size of the actions given to prior, posterior and frame predictor (bair, pushing: 4); 0: none
 
     def __post_init__(self) -> None:
         latent = ("z_dim", "posterior_layers", "prior_layers")
@@ -85,7 +85,7 @@ class TransportConfig(ModelConfig):
     rnn_size: int = 192  # hidden units of prior and posterior, which serve all layers
     width: int = 32  # channels of the network that writes the context onto the canvases
     max_displacement: int = 5  # pixels per frame and axis
-    actions: int = 0  # numbers of each action given to prior and posterior (bair, pushing: 4); 0: none
+    actions: int = 0  # size of the actions given to prior and posterior (bair, pushing: 4); 0: none
 
     def __post_init__(self) -> None:
         if self.prior == "fixed":
@@ -114,7 +114,7 @@ class SceneConfig(ModelConfig):
     rnn_size: int = 128  # hidden units of prior and posterior; the figure's pose has twice as many
     motions: int = 6  # displacements of the ground, of which each pixel takes its own mixture
     max_displacement: int = 6  # pixels per frame and axis
-    actions: int = 0  # numbers of each action given to prior, posterior and pose (bair, pushing: 4); 0: none
+    actions: int = 0  # size of the actions given to prior, posterior and pose (bair, pushing: 4); 0: none
 
     def __post_init__(self) -> None:
         if not self.has_latent:

@@ -43,7 +43,7 @@ class ElboConfig(ObjectiveConfig):
     svg_beta: float | None = None  # SVG's beta on pixel-mean squared error (1e-4 in the paper), instead of beta
     kl_warmup: int = 0  # steps over which the KL's weight rises from 0 to beta (no bound before)
     kl_cycle: int = 0  # steps of a cycle, in whose first half that weight rises from 0 to beta; 0: none
-    free_bits: float = 0.0  # nats per latent and frame that cost nothing less (no bound)
+    free_bits: float = 0.0  # least that the KL of each latent costs, nats per frame (above 0: no bound)
 
     def __post_init__(self) -> None:
         names = ("beta", "svg_beta", "free_bits", "kl_warmup", "kl_cycle")
@@ -93,8 +93,8 @@ class GecoConfig(ObjectiveConfig):
     tolerance: float  # per-pixel RMSE to reach, pixels in [0, 1]; no default, it decides the result
     per_frame: bool = False  # one multiplier per predicted frame instead of one for all
     rule: Literal["adaptive", "paper"] = "adaptive"  # how lambda moves (docs/methods.md)
-    lambda_start: float = 1.0  # rule adaptive: first lambda over a calibrated decoder's weight
-    decay: float = 0.99  # rule paper: of the constraint's moving average, per step
+    lambda_start: float = 1.0  # rule adaptive: first lambda, as a multiple of a calibrated decoder's weight
+    decay: float = 0.99  # rule paper: decay of the constraint's moving average, per step
     step_size: float = 1e-3  # rule paper: largest change of log(lambda) per step
     lambda_init: float | None = None  # rule paper: first weight of the summed error; None: 1 / (2 tolerance^2)
 

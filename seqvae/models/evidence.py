@@ -85,7 +85,7 @@ class Evidence(nn.Module):
         return found.roll((reach, reach), (-2, -1))[..., : 2 * reach + 1, : 2 * reach + 1]
 
     def _hidden(self, overlaps: Tensor, where: list[Tensor]) -> Tensor:
-        """How much of what canvases find is of the others, (R, L, D, D), where those moved by `where`, L of (R, 2).
+        """Part of each correlation due to the other canvases, (R, L, D, D), if those moved by `where`, L of (R, 2).
 
         Args:
             overlaps: (R, L, L, 2 D - 1, 2 D - 1) correlation of canvas j with canvas l at every difference.

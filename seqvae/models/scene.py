@@ -97,7 +97,7 @@ class Figure(nn.Module):
 
 
 class Ground(nn.Module):
-    """Features of the last frame and of the pose to where each pixel of the ground comes from."""
+    """Map features of the last frame and of the pose to the sources of each ground pixel."""
 
     def __init__(self, channels: int, width: int, n_motions: int, image_size: int) -> None:
         super().__init__()

@@ -150,7 +150,7 @@ def _for_samples(actions: Tensor | None, n_samples: int) -> Tensor | None:
 
 
 def _cut(frames: Tensor, front: int, back: int) -> Tensor:
-    """Frames (B, ...) without so many at the front and at the back, copied: a view would keep them all.
+    """Drop the first `front` and last `back` frames (B, ...); a copy, as a view would keep them all.
 
     Negative padding cuts; unlike a slice's, its gradient is channels-last as the rest, and not reordered everywhere.
     """

@@ -145,7 +145,7 @@ class Transport(VideoModel[TransportState]):
         self.head = ParameterHead(likelihood, channels)
         self.likelihood = likelihood
 
-    # ---- the seam
+    # ---- the VideoModel interface
 
     def forward(
         self, video: Tensor, noise: Tensor, n_past: int | None = None, actions: Tensor | None = None
