@@ -7,11 +7,11 @@ is one, on the GPU. BAIR's files lie in the page cache when they are read, and a
 written. Where other programs keep the cores busy, the seconds of CPU time say what is left of the wall-clock rates.
 """
 
+import argparse
 import contextlib
 import io
 import json
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -186,7 +186,10 @@ def reading(root: Path) -> dict:
     return {"clips": N_CLIPS, "frames": SEQ_LEN, "clips_per_s": round(N_CLIPS / wall), "cpu_s": round(cpu, 2)}
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", help="where temporary files go; the system's folder if left out")
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     for source, result in digits_on_cpu().items():
         print(json.dumps({"benchmark": "moving_mnist", "device": "cpu", "source": source} | result))
@@ -198,10 +201,10 @@ def main(arguments: list[str]) -> None:
                     {"benchmark": "moving_mnist", "device": device, "source": source, "batch": batch_size} | result
                 )
             )
-    with tempfile.TemporaryDirectory(dir=arguments[0] if arguments else None) as folder:
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         print(json.dumps({"benchmark": "convert_bair"} | conversion(Path(folder))))
         print(json.dumps({"benchmark": "bair"} | reading(Path(folder) / "dst")))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -57,6 +57,8 @@ def model_flags(given: argparse.ArgumentParser) -> None:
 def settings(args: argparse.Namespace, *flags: str, family: str = "svg") -> RunConfig:
     """Of a run on drawn digits of `train.py smmnist-beta` or `bair-beta`, SVG's own objective, or smmnist-transport."""
     preset = f"{args.data}-beta" if family == "svg" else f"{args.data}-transport-geco"
+    if preset not in PRESETS:
+        raise SystemExit(f"--family {family} is not measured on --data {args.data}; leave one of them out")
     options = {
         "data.name": "moving_mnist",
         "data.glyphs": "drawn",

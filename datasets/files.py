@@ -92,7 +92,7 @@ def download_command(
     download: Callable[[Path], None],
 ) -> None:
     """`python -m module ROOT`: exits with one line unless `what` is whole in ROOT/folder afterwards."""
-    if len(arguments) != 1:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
         print(f"usage: python -m {module} ROOT", file=sys.stderr)
         sys.exit(2)
     root = Path(arguments[0])

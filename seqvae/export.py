@@ -83,6 +83,8 @@ def export(
 ) -> list[Path]:
     """Writes model.safetensors, config.json and the card into `out`, and returns their paths.
 
+    An earlier export there is replaced.
+
     Raises:
         FileNotFoundError, ValueError: no run, or one that cannot be exported.
         OSError: `out` cannot be written.
@@ -92,6 +94,9 @@ def export(
     run_dir = find_run(run)
     if out.resolve() == run_dir.resolve() or (out / "checkpoints").exists():
         raise ValueError(f"{out} is a run folder, whose config.json would be replaced; choose another folder")
+    theirs = [name for name in ("config.json", CARD) if (out / name).exists()]
+    if theirs and not (out / WEIGHTS_FILE).exists():
+        raise ValueError(f"{out} holds a {' and a '.join(theirs)} that no export wrote; choose another folder")
     cfg = read_config(run_dir)
     model, state = load_model(run_dir, cfg, checkpoint)
     names = {name for name, _ in model.named_parameters()}  # statistics and sigmas are few, and stay exact
@@ -104,7 +109,7 @@ def export(
         "channels": model.channels,
         "image_size": model.image_size,
         "dtype": dtype,
-        "averaged": state["ema"] is not None,
+        "averaged": state.get("averaged", state["ema"] is not None),
         "parameters": sum(p.numel() for p in model.parameters()),
         "sha256": hashlib.sha256(content).hexdigest(),
     }

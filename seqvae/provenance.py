@@ -13,17 +13,25 @@ import seqvae
 
 
 def provenance() -> dict[str, object]:
-    """The command, and the versions of everything that could change its numbers; commit is None outside a checkout."""
-    commit = None
-    if shutil.which("git"):
-        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
-        commit = git.stdout.strip() or None
+    """The command, and the versions of everything that could change its numbers."""
     return {
         "command": shlex.join(["python", *sys.argv]),
         "versions": {
             "seqvae": seqvae.__version__,
-            "commit": commit,
+            "commit": _commit(),
             "python": platform.python_version(),
             "torch": torch.__version__,
         },
     }
+
+
+def _commit() -> str | None:
+    """Of this checkout, `-dirty` at its end where files differ from it; None outside a checkout."""
+    if not shutil.which("git"):
+        return None
+
+    def git(*command: str) -> str:
+        return subprocess.run(["git", *command], capture_output=True, text=True, cwd=Path(__file__).parent).stdout
+
+    changed = "-dirty" if git("status", "--porcelain", "--untracked-files=no").strip() else ""
+    return git("rev-parse", "HEAD").strip() + changed or None

@@ -87,4 +87,10 @@ def _read_exported(folder: Path) -> dict:
     objective = {name.removeprefix(OBJECTIVE): v for name, v in tensors.items() if name.startswith(OBJECTIVE)}
     model = {name: v for name, v in tensors.items() if not name.startswith(OBJECTIVE)}
     named = checkpoint.with_present_names(objective)
-    return facts | {"path": path, "model": model, "ema": None, "objective": named}
+    return facts | {
+        "path": path,
+        "model": model,
+        "ema": None,
+        "averaged": described.get("averaged", False),
+        "objective": named,
+    }

@@ -170,6 +170,16 @@ def test_export_and_back_for_every_family(family, dtype, tmp_path, capsys):
     text = (tmp_path / "out" / "README.md").read_text() + (tmp_path / "out" / "config.json").read_text()
     assert "/home" not in text and "/tmp" not in text and "python train.py demo --run-dir=a" in text
     assert f"| `valid/rmse` | {0.125} |" in text and "license: mit" in text
+    assert export.main([str(tmp_path / "out"), str(tmp_path / "again"), "--dtype", dtype]) == 0
+    described = [json.loads((tmp_path / name / "config.json").read_text())["weights"] for name in ("out", "again")]
+    assert described[0] == described[1]
+
+
+def test_an_export_replaces_no_file_that_no_export_wrote(run_dir, tmp_path, capsys):
+    (tmp_path / "README.md").write_text("mine")
+    assert export.main([str(run_dir), str(tmp_path)]) == 2
+    assert "holds a README.md that no export wrote; choose another folder" in capsys.readouterr().err
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize("folder", sorted(folders.PRETRAINED.iterdir()), ids=lambda folder: folder.name)

@@ -36,7 +36,7 @@ def unpack(content: bytes, run_dir: Path) -> None:
     for name in ("model", "ema"):
         if state[name]:
             state[name] = {key: w.float() if w.dtype == torch.float16 else w for key, w in state[name].items()}
-    (run_dir / "checkpoints").mkdir(parents=True)
+    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     for name, text in packed["texts"].items():
         (run_dir / name).write_text(text)
     torch.save(state, run_dir / "checkpoints" / "best.pt")
