@@ -21,7 +21,7 @@ from seqvae.metrics.best_of_n import over_videos
 from seqvae.run import load_run
 
 SIZE, GLYPH, N_PAST, N_FRAMES = 64, 28, 5, 25
-STEPS, BATCH = 3_000, 128
+STEPS, BATCH = 2_000, 128
 
 
 class Reader(nn.Sequential):
@@ -29,7 +29,7 @@ class Reader(nn.Sequential):
 
     def __init__(self) -> None:
         layers, channels = [], 1
-        for width in (32, 64, 128, 128):
+        for width in (16, 32, 64, 128):
             layers += [nn.Conv2d(channels, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU()]
             layers += [nn.Conv2d(width, width, 3, 1, 1), nn.BatchNorm2d(width), nn.ReLU()]
             channels = width
