@@ -514,9 +514,9 @@ def adaptive(tolerance: float, n_frames: int | None = None) -> Geco:
 def test_the_adaptive_rule_solves_the_rate_distortion_toy(kappa2, lam, kl):
     objective = adaptive(math.sqrt(kappa2))
     mse, rate = rate_distortion(objective, [1.0], 1500)
-    assert_close(objective.log_lambda.exp().item(), lam, rtol=0.02, atol=0)
-    assert_close(mse.item(), kappa2, rtol=0.02, atol=0)
-    assert_close(rate.item(), kl, rtol=0.02, atol=0)
+    assert_close(objective.log_lambda.exp().item(), lam, rtol=0.03, atol=0)
+    assert_close(mse.item(), kappa2, rtol=0.03, atol=0)
+    assert_close(rate.item(), kl, rtol=0.03, atol=0)
 
 
 @pytest.mark.long
@@ -611,7 +611,7 @@ def test_an_infeasible_tolerance_ends_at_the_largest_integral_and_says_so():
         objective(terms(torch.full((1, 1), 0.04, dtype=torch.float64)))
         objective.after_step(remaining=999 - i)
     assert objective.verdict() == "infeasible"
-    assert_close(objective.log_lambda.exp().item(), 50 / (2 * 0.04))
+    assert_close(objective.log_lambda.exp().item(), 30 * math.exp(0.1) / (2 * 0.04))
 
 
 def test_lambda_follows_the_error_of_held_out_clips_once_it_is_known():

@@ -39,8 +39,8 @@ class PaperRule(nn.Module):
         self.tolerance, self.decay, self.step_size = tolerance, decay, step_size
         self.center = math.log(lambda_init)
 
-    def start(self) -> float:
-        """First log lambda."""
+    def first_log_lambda(self) -> float:
+        """Where log lambda starts."""
         return self.center
 
     def weight(self, n: Tensor) -> Tensor:
@@ -58,20 +58,20 @@ class PaperRule(nn.Module):
 
 
 class AdaptiveRule(nn.Module):
-    """The calibrated decoder's weight for the error reached so far, times an integral of the error still expected.
+    """The calibrated decoder's weight for the error reached so far, steered by the error still expected.
 
-    lambda = exp(integral) / (2 max(lowest MSE, tolerance^2)), the lowest moving average of MSE so far. While
-    the model learns, this is a sigma-VAE's weight times `lambda_start`, which cannot wind up. The integral moves once
-    the tolerance was reached, or after a quarter of the run. It follows the error expected at the end of the run, in
-    both directions alike while that is near the tolerance. Far above it learning is the limit, not lambda, which
-    therefore rises at `steepest` at most, and 50-fold in all. With e = log(MSE / tolerance^2) and a
-    learning curve MSE ~ t^-p, whose p is measured over the last part of the run, the error expected is
-    e - p log(1 + remaining / t): no weight is added for what learning will do by itself.
+    lambda = exp(integral + error) / (2 max(lowest MSE, tolerance^2)), the lowest moving average of MSE so far. While
+    the model learns, this is a sigma-VAE's weight times `lambda_start`, which cannot wind up. The error counts, and is
+    integrated, once the tolerance was reached, or after a quarter of the run. It is the one expected at the end of the
+    run: with e = log(MSE / tolerance^2) and a learning curve MSE ~ t^-p, whose p is measured over the last part of the
+    run, e - p log(1 + remaining / t), so that no weight is added for what learning will do by itself. Within 5 % of
+    the tolerance it counts in both directions alike. Above that, learning is the limit and not lambda, which therefore
+    rises no faster, and 30-fold in all.
     """
 
-    lowest, highest = -math.log(3000.0), math.log(50.0)  # of the integral
-    slowest, fastest = 1e-3, 3e-2  # of the integral, per step and unit of error; between them 30 / steps of the run
-    steepest = 0.25  # largest error that counts upwards; 1 downwards
+    lowest, highest = -math.log(3000.0), math.log(30.0)  # of the integral
+    slowest, fastest = 2.5e-3, 6e-2  # of the integral, per step and unit of error; between them 100 / steps of the run
+    downwards, upwards = 0.3, 0.1  # largest errors that count
     window = 100  # steps that the moving average spans at most; before, 1/20 of the steps made
 
     def __init__(self, shape: tuple[int, ...], tolerance: float, lambda_start: float = 1.0):
@@ -82,8 +82,8 @@ class AdaptiveRule(nn.Module):
         for name in ("lowest_error", "past"):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
 
-    def start(self) -> float:
-        """First log lambda."""
+    def first_log_lambda(self) -> float:
+        """Where log lambda starts."""
         return self.log_calibrated + self.log_start
 
     def weight(self, n: Tensor) -> Tensor:
@@ -108,10 +108,10 @@ class AdaptiveRule(nn.Module):
         expected = error - power * torch.log1p(remaining / t)
         # Reached is judged on the training error, without the gap; after a quarter of the run it no longer matters.
         learning = (self.lowest_error > 0) & (3 * t < remaining)
-        expected = torch.where(learning, 0.0, expected.clamp(-1, self.steepest))
-        rate = (30 / (t + remaining)).clamp(self.slowest, self.fastest) * min(1.0, 5 * lr)
-        self.integral.add_(rate * expected).clamp_(self.lowest, self.highest)
-        return self.integral + self.log_calibrated - self.lowest_error.clamp(min=0)
+        counted = torch.where(learning, 0.0, expected.clamp(-self.downwards, self.upwards))
+        rate = (100 / (t + remaining)).clamp(self.slowest, self.fastest) * min(1.0, 5 * lr)
+        self.integral.add_(rate * counted).clamp_(self.lowest, self.highest)
+        return self.integral + counted + self.log_calibrated - self.lowest_error.clamp(min=0)
 
     def at_limit(self, log_lambda: Tensor) -> Tensor:
         """Where lambda can rise no further."""
@@ -137,7 +137,7 @@ class Geco(Objective):
         super().__init__()
         shape = () if n_frames is None else (n_frames,)
         self.tolerance, self.rule = tolerance, rule(shape, tolerance)
-        self.register_buffer("log_lambda", torch.full(shape, self.rule.start(), dtype=torch.float64))
+        self.register_buffer("log_lambda", torch.full(shape, self.rule.first_log_lambda(), dtype=torch.float64))
         self.register_buffer("constraint", torch.zeros(shape, dtype=torch.float64))  # moving average of C
         # log(MSE of held-out clips in eval mode / MSE of training), from the last validation; 0 before the first
         self.register_buffer("held_out_gap", torch.zeros(shape, dtype=torch.float64))
@@ -259,7 +259,7 @@ class Geco(Objective):
         return self.tolerance * (0.5 * self._seen(self.error() + self.held_out_gap)).exp().max()
 
     def _seen(self, values: Tensor) -> Tensor:
-        """Without the entries of frames that no loss has looked at, unless that is all of them."""
+        """Drop the entries of frames that no loss has used yet, unless that is all of them."""
         seen = self.n_updates > 0
         return values[seen] if seen.any() else values
 
