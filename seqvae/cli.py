@@ -179,7 +179,7 @@ def working(where: Callable[[], object], smaller: str) -> Iterator[None]:
         raise Ended(f"the device's memory is too small; lower {smaller}", 1, True) from None
     except OSError as error:
         if error.errno is None:  # data that a reader of ours refuses
-            raise Ended(str(error), 2, True) from None
+            raise Ended(str(error), 1, True) from None
         raise Ended(f"cannot write {error.filename or where()}: {error.strerror or error}", 1, True) from None
 
 

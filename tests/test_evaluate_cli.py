@@ -398,7 +398,7 @@ def test_the_oracle_is_the_published_ceiling(mnist_root):
     protocol = find_protocol("srvp-2020", "moving_mnist")
     scorer = Scorer(protocol, protocol.frame_metrics, 2, 64)
     videos = range(64)
-    scorer.start(videos, torch.stack([clips[i] for i in videos]), torch.device("cpu"))
+    scorer.begin(videos, torch.stack([clips[i] for i in videos]), torch.device("cpu"))
     scorer.add_oracle(range(2), torch.from_numpy(oracle_futures(clips, videos, 5, 20, range(2), 0)))
     scores = scorer.oracle.scores
     assert scores["psnr"].max() <= 40 and abs(scores["psnr"].mean() - 17.14) < 1.2

@@ -627,13 +627,13 @@ def test_lambda_follows_the_error_of_held_out_clips_once_it_is_known():
     assert moved[0] == moved[1] == moved[2] == 0 < moved[3]
 
 
-def test_lambda_rests_where_the_learning_rate_has_ended():
+def test_the_integral_rests_where_the_learning_rate_has_ended():
     objective = adaptive(0.1)
-    for lr in (1.0, 0.0):
-        before = objective.log_lambda.clone()
-        objective(terms(torch.full((1, 1), 0.005, dtype=torch.float64)))
+    for lr, mse in ((1.0, 0.0095), (0.0, 0.009), (0.0, 0.0105)):
+        before = objective.rule.integral.item()
+        objective(terms(torch.full((1, 1), mse, dtype=torch.float64)))
         objective.after_step(lr)
-        assert (objective.log_lambda == before) == (lr == 0.0)
+        assert (objective.rule.integral.item() == before) == (lr == 0.0)
 
 
 @pytest.mark.parametrize("tolerance, better", [(0.1, "loose"), (0.05, "tight")])

@@ -67,7 +67,7 @@ class Scorer:
         self._calibration: dict[str, list[tuple[np.ndarray, ...]]] = {}
         self._others: dict[str, dict[str, list[np.ndarray]]] = {}
 
-    # ---- one batch of videos: start, add its samples in chunks, finish
+    # ---- one batch of videos: begin, add its samples in chunks, finish
 
     def begin(self, videos: range, truth: Tensor, device: torch.device) -> None:
         """truth: (B, T, C, H, W) uint8."""

@@ -60,18 +60,19 @@ class PaperRule(nn.Module):
 class AdaptiveRule(nn.Module):
     """The calibrated decoder's weight for the error reached so far, steered by the error still expected.
 
-    lambda = exp(integral + error) / (2 max(lowest MSE, tolerance^2)), the lowest moving average of MSE so far. While
-    the model learns, this is a sigma-VAE's weight times `lambda_start`, which cannot wind up. The error counts, and is
-    integrated, once the tolerance was reached, or after a quarter of the run. It is the one expected at the end of the
-    run: with e = log(MSE / tolerance^2) and a learning curve MSE ~ t^-p, whose p is measured over the last part of the
-    run, e - p log(1 + remaining / t), so that no weight is added for what learning will do by itself. Within 5 % of
-    the tolerance it counts in both directions alike. Above that, learning is the limit and not lambda, which therefore
-    rises no faster, and 30-fold in all.
+    lambda = exp(integral + c) / (2 max(lowest MSE, tolerance^2)), the lowest moving average of MSE so far. While the
+    model learns, c = 0 and this is a sigma-VAE's weight times `lambda_start`, which cannot wind up. Once the tolerance
+    was reached, or after a quarter of the run, c is the error expected at the end of the run, and the integral follows
+    it. With e = log(MSE / tolerance^2), in eval mode on held-out clips as far as `Geco.steer` knows it, and a learning
+    curve MSE ~ t^-p, whose p is measured over the last part of the run, c = e - p log(1 + remaining / t) within
+    [-0.3, 0.1]: no weight is added for what learning will do by itself. Within 5 % of the tolerance lambda falls as
+    fast as it rises. Above that, learning is the limit and not lambda, which rises no faster, and the integral 30-fold
+    at most. The integral's rate fades with the learning rate; c does not.
     """
 
     lowest, highest = -math.log(3000.0), math.log(30.0)  # of the integral
     slowest, fastest = 2.5e-3, 6e-2  # of the integral, per step and unit of error; between them 100 / steps of the run
-    downwards, upwards = 0.3, 0.1  # largest errors that count
+    downwards, upwards = 0.3, 0.1  # bounds of c
     window = 100  # steps that the moving average spans at most; before, 1/20 of the steps made
 
     def __init__(self, shape: tuple[int, ...], tolerance: float, lambda_start: float = 1.0):
