@@ -84,6 +84,7 @@ class PiRule(PaperRule):
 
 
 RULES = {"adaptive": None, "paper": None, "pi": PiRule}  # other than objective.rule's own: what takes its place
+METHODS = ("sigma", "fixed", *RULES)
 
 
 def load_clips(name: str, root: str | None, split: str, n: int) -> Tensor:
@@ -231,7 +232,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="folder of MNIST")
     parser.add_argument("--out", type=Path, default=Path("runs/geco_grid"))
-    parser.add_argument("--methods", nargs="+", default=["sigma", "fixed", *RULES], choices=["sigma", "fixed", *RULES])
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--data", nargs="+", default=SMALL, choices=DATA)
     parser.add_argument("--schedules", nargs="+", default=SCHEDULES, choices=SCHEDULES)
     parser.add_argument("--factors", nargs="+", type=float, default=FACTORS)

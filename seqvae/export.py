@@ -109,7 +109,7 @@ def export(
         "channels": model.channels,
         "image_size": model.image_size,
         "dtype": dtype,
-        "averaged": state.get("averaged", state["ema"] is not None),
+        "averaged": state["averaged"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "sha256": hashlib.sha256(content).hexdigest(),
     }

@@ -48,7 +48,7 @@ def load_model(run_dir: Path, cfg: RunConfig, which: str = "best") -> tuple[Vide
 
 
 def read_state(run_dir: Path, which: str = "best") -> dict:
-    """The checkpoint's state, or what of it was exported, with `path` and `checkpoint` saying where it comes from."""
+    """The checkpoint's state, or what of it was exported, with `path`, `checkpoint`, `averaged` saying what it is."""
     if (run_dir / WEIGHTS_FILE).exists():
         state = _read_exported(run_dir)
         if which == "last" != state["checkpoint"]:
@@ -60,7 +60,7 @@ def read_state(run_dir: Path, which: str = "best") -> dict:
     state = checkpoint.load(path)
     if "channels" not in state:
         raise ValueError(f"{path} does not say the size of its videos, so an earlier version made it; use that version")
-    return state | {"path": path, "checkpoint": which}
+    return state | {"path": path, "checkpoint": which, "averaged": state["ema"] is not None}
 
 
 def _read_exported(folder: Path) -> dict:
