@@ -21,7 +21,7 @@ from seqvae.report.tables import BASELINES
 from seqvae.visualize import whole_file
 
 WIDTH, HEIGHT = 360, 256
-LEFT, TOP, RIGHT, BOTTOM = 46, 34, 348, 214  # of the axes
+LEFT, TOP, RIGHT, BOTTOM = 54, 34, 348, 214  # of the axes
 FEW = 8  # points of a line that get a dot each
 PNG_COLUMNS, PNG_DPI = 3, 150
 # Colour -> on a light page, on a dark page. c0 to c5: runs, or one run's kinds of futures.
@@ -144,7 +144,7 @@ def draw(axes: Axes, chart: Chart) -> None:
     axes.set_frame_on(False)
     axes.set_axisbelow(True)
     axes.grid(axis="y", color=LIGHT["rule"], linewidth=1)
-    axes.tick_params(left=False, bottom=False, labelsize=11, labelcolor=LIGHT["soft"], pad=6)
+    axes.tick_params(left=False, bottom=False, labelsize=11, labelcolor=LIGHT["soft"], pad=5)
     axes.set_xlabel(chart.x_label, fontsize=11, color=LIGHT["soft"], va="baseline", parse_math=False)
     axes.xaxis.set_label_coords(0.5, -35 / (BOTTOM - TOP))
     above = ", ".join(f"{line.label}: {line.y[-1]:.3g} \u2191" for line in chart.lines if line.y[-1] > high)
