@@ -26,9 +26,8 @@ class Metric:
     name: str
     unit: str = ""
     digits: int = 4  # after the point, in tables
-    score: (
-        Callable[[Tensor, Tensor], Tensor] | None
-    )  # (..., F, C, H, W) twice -> (..., F); None: `build_metrics` makes it
+    # (..., F, C, H, W) twice -> (..., F); None: `build_metrics` makes it
+    score: Callable[[Tensor, Tensor], Tensor] | None
     definition: str
     higher_is_better: bool = True
     per_frame: bool = True  # False: one number per video, which each of its frames has
@@ -189,7 +188,6 @@ PROTOCOLS = {
     )
 }
 VIDEO_LENGTHS = {"pushing": 30}  # frames
-NAMES = tuple(dict.fromkeys(name for name, _ in PROTOCOLS))
 
 
 def own_protocol(data: str, n_past: int, n_future: int, n_samples: int, n_videos: int) -> Protocol:
