@@ -17,7 +17,7 @@ import train
 from datasets import load_dataset
 from datasets.digits.oracle import oracle_futures
 from seqvae.config import read_config
-from seqvae.evaluation import predictions, request, session
+from seqvae.evaluation import predictions, request, runs, session
 from seqvae.evaluation.choose import choose_protocol
 from seqvae.evaluation.config import EvalConfig
 from seqvae.evaluation.scores import Scorer
@@ -130,18 +130,18 @@ def test_moving_mnist_is_scored_on_the_published_test_set(tmp_path, mnist_root, 
 
 
 def test_the_order_of_protocols_does_not_change_what_each_is_scored_on(tmp_path, mnist_root, monkeypatch):
-    small, real = without(without(TINY_FLAGS, "--data.digit-size"), "--data.image-size"), request.make_plan
+    small, real = without(without(TINY_FLAGS, "--data.digit-size"), "--data.image-size"), runs.make_plan
     command = ["smmnist-sigma", *small, "--data.root", str(mnist_root), "--run-dir", str(tmp_path)]
     assert train.main([*command, "--optim.steps", "1"]) == 0
     found = []
     for order in (("own", "srvp-2020", "mcvd-2022"), ("mcvd-2022", "srvp-2020", "own")):
         plans = {}
 
-        def noted(protocol, *numbers, plans=plans, **options):
-            plans[protocol.name] = numbers[:2]
-            return real(protocol, *numbers, **options)
+        def noted(asked, protocol, *, plans=plans, **options):
+            plans[protocol.name] = options["n_samples"], options["n_videos"]
+            return real(asked, protocol, **options)
 
-        monkeypatch.setattr(request, "make_plan", noted)
+        monkeypatch.setattr(runs, "make_plan", noted)
         args = EvalConfig(run_dirs=(tmp_path,), protocol=order)
         session.prepare(request.Request(args, torch.device("cpu"), load_dataset, evaluate.simulator))
         found.append(plans)

@@ -101,7 +101,7 @@ class Results:
         write_atomically(out / "metrics.csv", text.getvalue().encode())
         return evaluated(out, content)
 
-    def draw(self, out: Path, *, formats: Sequence[str] = ("gif",), scale: int | None = None) -> None:
+    def draw(self, out: Path, *, formats: Sequence[str], scale: int | None) -> None:
         """gifs/ (in each of the formats) and strips/; pictures of an earlier evaluation go."""
         for pattern in ("gifs/video_*", "gifs/grid.*", "strips/video_*"):
             for old in out.glob(pattern):

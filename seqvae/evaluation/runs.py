@@ -13,7 +13,7 @@ from seqvae import distributed
 from seqvae.config import RunConfig, read_config, to_json
 from seqvae.evaluation import bounds, images
 from seqvae.evaluation.choose import choose_protocol, test_set_of
-from seqvae.evaluation.plan import Plan, execute, facts_before
+from seqvae.evaluation.plan import Plan, execute, facts_before, make_plan
 from seqvae.evaluation.predictions import ModelPredictions, OtherActions
 from seqvae.evaluation.request import Evaluation, Request
 from seqvae.folders import find_run, results_folder
@@ -85,7 +85,7 @@ def prepare_videos(request: Request, path: Path, cfg: RunConfig) -> list[Evaluat
             name = f"{name}-actions-{actions}"
             clips = under_actions(clips, actions, subject)
         home, several = results_folder(path) / "evaluation", len(protocols) * len(args.actions) > 1
-        plan = request.plan(protocol, **sizes, out=request.out_folder(path, home, name, several))
+        plan = make_plan(request, protocol, **sizes, out=request.out_folder(path, home, name, several))
         key = repr((protocol.test_set, sorted(protocol.options.items()), protocol.n_past))
         groups.setdefault((actions, key), []).append((plan, clips))
     return [evaluation_of(request, subject, mean_image, actions, group) for (actions, _), group in groups.items()]
@@ -134,12 +134,12 @@ def evaluation_of(
         for plan, own_clips in group:  # before the predictions: what wants more memory than there is fails early
             plan.facts = {"bounds": measured_bounds(request, subject, own_clips, plan.n_videos, plan.protocol.n_past)}
         return execute(
+            request,
             predictions,
             plans,
             facts,
             oracle=request.oracle(clips, protocol, args.seed),
             save=plans[0].out / "predictions.h5" if args.save_predictions else None,
-            **request.execution(),
         )
 
     return Evaluation([plan.out for plan in plans], run)
