@@ -19,7 +19,8 @@ from seqvae.diagnostics import active_units, marginal_kl
 from seqvae.distributed import collect, world_size
 from seqvae.evaluation.predictions import POSTERIOR_KEY, own_videos
 from seqvae.gaussian import Gaussian, keyed_noise
-from seqvae.metrics.best_of_n import known, over_videos, plus_minus
+from seqvae.likelihoods.base import bits_offset
+from seqvae.metrics.best_of_n import over_videos, plus_minus
 from seqvae.metrics.frame import without_tf32
 from seqvae.models import VideoModel
 from seqvae.objectives import bits_per_dim, iwae_bound
@@ -97,7 +98,6 @@ def measure_bounds(
             samples = range(POSTERIOR_KEY + start, POSTERIOR_KEY + min(start + at_once, n_importance))
             noise = keyed_noise(seed, videos, samples, n_predicted, model.z_dim).to(video.device)
             out, terms = batch_terms(model, video, noise, mask, uniform=uniform, n_past=n_past, actions=actions)
-            dims, offset = terms.dims, terms.bits_offset
             for name in chunks:
                 chunks[name].append(getattr(terms, name))
             if start == 0:
@@ -108,16 +108,14 @@ def measure_bounds(
         for name, value in (whole | {name: torch.cat(chunk) for name, chunk in chunks.items()}).items():
             parts.setdefault(name, []).append(value.cpu())
     if world_size() > 1:
-        found = [part for part in collect((parts, dims, offset) if parts else None) if part is not None]
-        (dims, offset), parts = (
-            found[0][1:],
-            {name: [x for part, *_ in found for x in part[name]] for name in found[0][0]},
-        )
+        shares = [share for share in collect(parts) if share]
+        parts = {name: [x for share in shares for x in share[name]] for name in shares[0]}
     joined = {name: torch.cat(x, dim=1 if name in SAMPLED else 0) for name, x in parts.items()}
     q = p = None
     if "q_mu" in joined:
         q, p = (Gaussian(joined.pop(f"{name}_mu"), joined.pop(f"{name}_logvar")) for name in "qp")
-    return Bounds(**joined, q=q, p=p, dims=dims, bits_offset=offset)
+    offset = bits_offset(model.likelihood.discrete, dequantise)
+    return Bounds(**joined, q=q, p=p, dims=model.channels * model.image_size**2, bits_offset=offset)
 
 
 def summarise(bounds: Bounds, n_past: int) -> dict[str, object]:
@@ -134,7 +132,7 @@ def summarise(bounds: Bounds, n_past: int) -> dict[str, object]:
     if bounds.q is not None and n_importance > 1:
         values |= {f"iwae_{n_importance}_{name}": iwae_bound(bounds.log_w(first)) for name, first in parts.items()}
     kl = bounds.kl.sum(-1)
-    numbers: dict[str, object] = {name: estimate(value) for name, value in values.items()}
+    numbers: dict[str, object] = {name: over_videos(value.numpy()).as_json() for name, value in values.items()}
     numbers |= {
         "rate_nats_per_frame": kl.mean().item(),
         "distortion_nats_per_frame": -bounds.log_density[0].mean().item(),
@@ -196,9 +194,3 @@ def describe(facts: dict, n_videos: int) -> list[str]:
             f"log N = {numbers['log_n']:.2f}{doubt}"
         )
     return [*lines, f"geco: {facts['geco']['summary']}"] if "geco" in facts else lines
-
-
-def estimate(values: Tensor | np.ndarray) -> dict[str, object]:
-    """Mean over videos and the half width of its 95 % interval, for metrics.json."""
-    mean, half_width = over_videos(np.asarray(values))
-    return {"mean": float(mean), "interval95": known(half_width)}

@@ -1,8 +1,6 @@
 """Evaluate models of single images: squared errors, and pictures of reconstructions and samples."""
 
-import csv
 import hashlib
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +10,8 @@ import torch
 from torch.utils.data import Dataset
 
 from seqvae.device import as_float
-from seqvae.evaluation.bounds import estimate
 from seqvae.evaluation.predictions import POSTERIOR_KEY
+from seqvae.evaluation.results import write_csv
 from seqvae.gaussian import keyed_noise
 from seqvae.metrics.best_of_n import over_videos, plus_minus
 from seqvae.metrics.frame import without_tf32
@@ -48,16 +46,17 @@ def measure(
         digest.update(raw.numpy().tobytes())
         video = as_float(raw, device)
         noise = keyed_noise(seed, images, [POSTERIOR_KEY], 1, model.z_dim)[0].to(device)
-        kept.setdefault("truth", []).append(video[: SHOWN - first, 0] if first < SHOWN else video[:0, 0])
+        n_shown = max(0, SHOWN - first)
+        kept.setdefault("truth", []).append(video[:n_shown, 0])
         for method, eps in (("posterior mean", torch.zeros_like(noise)), ("posterior sample", noise)):
             output = model.reconstruct(video, eps)
             squared[method].append((output - video).square().sum((1, 2, 3, 4)).cpu().numpy())
-            kept.setdefault(method, []).append(output[: SHOWN - first, 0] if first < SHOWN else output[:0, 0])
+            kept.setdefault(method, []).append(output[:n_shown, 0])
     pictures = {label: torch.cat(parts) for label, parts in kept.items()}
-    n_shown = len(pictures["truth"])
-    noise = keyed_noise(seed, [0], range(PRIOR_ROWS * n_shown), 1, model.z_dim).to(device)
-    samples = model.rollout(video[:1, :0], 1, noise)[:, 0, 0]  # (PRIOR_ROWS * n_shown, C, H, W), after no frame
-    for i, row in enumerate(samples.split(n_shown)):
+    columns = len(pictures["truth"])
+    noise = keyed_noise(seed, [0], range(PRIOR_ROWS * columns), 1, model.z_dim).to(device)
+    samples = model.rollout(video[:1, :0], 1, noise)[:, 0, 0]  # (PRIOR_ROWS * columns, C, H, W), after no frame
+    for i, row in enumerate(samples.split(columns)):
         pictures[f"prior {i + 1}"] = row
     return Errors(
         {method: np.concatenate(parts) for method, parts in squared.items()},
@@ -68,14 +67,11 @@ def measure(
 
 def write(out: Path, facts: dict, errors: Errors) -> None:
     """metrics.json, metrics.csv (a line per image) and images.png; OSError if they cannot be written."""
-    means = {method: estimate(values) for method, values in errors.squared.items()}
+    means = {method: over_videos(values).as_json() for method, values in errors.squared.items()}
     write_atomically(out / "metrics.json", json.dumps({**facts, "squared_error": means}, indent=1).encode())
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", *(f"squared_error_{method.replace(' ', '_')}" for method in errors.squared)])
-    for i, row in enumerate(zip(*errors.squared.values())):
-        writer.writerow([i, *(f"{value:.6f}" for value in row)])
-    write_atomically(out / "metrics.csv", text.getvalue().encode())
+    head = ["image", *(f"squared_error_{method.replace(' ', '_')}" for method in errors.squared)]
+    rows = [[i, *(f"{value:.6f}" for value in row)] for i, row in enumerate(zip(*errors.squared.values()))]
+    write_csv(out / "metrics.csv", [head, *rows])
     write_strip(out / "images.png", [Panel(label, x, False) for label, x in errors.pictures.items()], 0)
 
 

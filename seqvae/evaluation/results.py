@@ -6,13 +6,13 @@ Letters: N samples, V videos, F predicted frames.
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from seqvae.evaluation.scores import Scorer
-from seqvae.metrics.best_of_n import Estimate, Summary, known, over_videos
+from seqvae.metrics.best_of_n import Estimate, Summary, over_videos
 from seqvae.report.evaluated import Evaluated, evaluated
 from seqvae.report.plots import figures, write_png
 from seqvae.training.checkpoint import write_atomically
@@ -59,8 +59,8 @@ class Results:
             },
             "results": {
                 method: {
-                    metric: _estimate(over_videos(values))
-                    | ({"per_frame": _estimate(self.per_frame[method][metric])} if metric in self.framewise else {})
+                    metric: over_videos(values).as_json()
+                    | ({"per_frame": self.per_frame[method][metric].as_json()} if metric in self.framewise else {})
                     for metric, values in metrics.items()
                 }
                 for method, metrics in self.per_video.items()
@@ -92,13 +92,11 @@ class Results:
         out.mkdir(parents=True, exist_ok=True)
         content = json.dumps({**facts, **self.as_json()}, indent=1, allow_nan=False).encode()
         write_atomically(out / "metrics.json", content)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["video", "method", *self.scorer.metrics])
+        rows: list[list[object]] = [["video", "method", *self.scorer.metrics]]
         for method, metrics in self.per_video.items():
             for video, values in enumerate(zip(*(metrics[metric] for metric in self.scorer.metrics))):
-                writer.writerow([video, method, *(f"{value:.6f}" for value in values)])
-        write_atomically(out / "metrics.csv", text.getvalue().encode())
+                rows.append([video, method, *(f"{value:.6f}" for value in values)])
+        write_csv(out / "metrics.csv", rows)
         return evaluated(out, content)
 
     def draw(self, out: Path, *, formats: Sequence[str], scale: int | None) -> None:
@@ -137,6 +135,13 @@ class Results:
         return rows
 
 
+def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """A table, its head first; OSError if it cannot be written."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
 def plot(e: Evaluated) -> None:
     """Writes the PLOTS of an evaluation into its folder; those of an earlier evaluation go."""
     for name in PLOTS.values():
@@ -148,8 +153,4 @@ def plot(e: Evaluated) -> None:
 
 def _per_frame(values: np.ndarray) -> dict[str, object]:
     """(V, F) -> mean over frames and videos, and per frame, for metrics.json."""
-    return {**_estimate(over_videos(values.mean(1))), "per_frame": _estimate(over_videos(values))}
-
-
-def _estimate(estimate: Estimate) -> dict[str, object]:
-    return {"mean": estimate.mean.tolist(), "interval95": known(estimate.half_width)}
+    return {**over_videos(values.mean(1)).as_json(), "per_frame": over_videos(values).as_json()}

@@ -24,6 +24,11 @@ class Estimate(NamedTuple):
     mean: np.ndarray
     half_width: np.ndarray
 
+    def as_json(self) -> dict[str, object]:
+        """For metrics.json, with None where the interval is not known."""
+        half_width = np.where(np.isnan(self.half_width), None, self.half_width)
+        return {"mean": self.mean.tolist(), "interval95": half_width.tolist()}
+
 
 class Interval(NamedTuple):
     """Mean over videos, and the ends of its 95 % bootstrap interval."""
@@ -152,11 +157,6 @@ def over_videos(values: np.ndarray) -> Estimate:
 def plus_minus(half_width: float | None, digits: int) -> str:
     """ " +- 0.12" to print after a mean; nothing where the interval is not known."""
     return "" if half_width is None or math.isnan(half_width) else f" +- {half_width:.{digits}f}"
-
-
-def known(half_width: np.ndarray) -> object:
-    """For JSON: numbers, and None where the interval is not known."""
-    return np.where(np.isnan(half_width), None, half_width).tolist()
 
 
 def bootstrap(values: np.ndarray) -> Interval:
