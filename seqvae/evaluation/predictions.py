@@ -51,10 +51,6 @@ class Predictions(ABC):
     def posterior(self, videos: range) -> tuple[Tensor, Tensor | None] | None:
         """(B, F, C, H, W) uint8, the model's reconstruction of the future frames, and sigma; None if unknown."""
 
-    def chunks(self, n_videos: int) -> list[range]:
-        """All samples in portions, see `sample_chunks`."""
-        return sample_chunks(self.n_samples, n_videos)
-
 
 class OtherActions(Dataset):
     """The same clips, under actions that were not taken.

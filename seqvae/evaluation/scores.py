@@ -4,6 +4,7 @@ Letters: N samples, V videos, B of them at once, T frames in all, F predicted on
 """
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from seqvae.device import as_float
 from seqvae.distributed import collect, is_main, world_size
 from seqvae.evaluation.prediction_file import Writer
-from seqvae.evaluation.predictions import Predictions, array, own_videos
+from seqvae.evaluation.predictions import Predictions, array, own_videos, sample_chunks
 from seqvae.metrics.best_of_n import BestOfN, Summary
 from seqvae.metrics.frame import without_tf32
 from seqvae.metrics.frechet import FrechetDistance
@@ -60,12 +61,13 @@ class Scorer:
         self.protocol, self.metrics, self.frechet = protocol, metrics, frechet
         self.n_samples, self.n_videos = n_samples, n_videos
         self.sample_scores = BestOfN(n_samples, n_videos, protocol.n_future)
-        self.oracle: BestOfN | None = None  # the true simulator's futures, scored as ours
+        self.oracle = BestOfN(n_samples, n_videos, protocol.n_future)  # the true simulator's futures, empty without it
         self.shown: list[Shown] = []
         self._digest = hashlib.sha256()
-        self._diversity: dict[str, list[np.ndarray]] = {}
-        self._calibration: dict[str, list[tuple[np.ndarray, ...]]] = {}
-        self._others: dict[str, dict[str, list[np.ndarray]]] = {}
+        # An entry for each batch of videos.
+        self._diversity: dict[str, list[np.ndarray]] = defaultdict(list)
+        self._calibration: dict[str, list[tuple[np.ndarray, ...]]] = defaultdict(list)
+        self._others: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)  # by method and metric
 
     # ---- one batch of videos: begin, add its samples in chunks, finish
 
@@ -109,8 +111,6 @@ class Scorer:
         n, b, f = max(0, min(self.n_samples - samples.start, len(frames))), len(self.videos), self.protocol.n_future
         if n * b == 0:
             return
-        if self.oracle is None:
-            self.oracle = BestOfN(*self.sample_scores.shape)
         scores = self._measure(as_float(frames[:n, :b, :f], self.video.device), self.target)
         for key, metric in self.metrics.items():
             if metric.oracle_limit is not None:
@@ -127,7 +127,7 @@ class Scorer:
         if self.n_samples > 1:
             self._add_diversity()
         if self._residuals.count:
-            self._calibration.setdefault("prediction", []).append(self._residuals.result())
+            self._calibration["prediction"].append(self._residuals.result())
         guesses = {}
         if posterior is not None:
             frames, sigma = posterior
@@ -135,7 +135,7 @@ class Scorer:
             if sigma is not None:
                 residuals = _Residuals(self.target)
                 residuals.add(guesses["posterior"][None], sigma if sigma.ndim == 0 else sigma[None, :b, :f])
-                self._calibration.setdefault("posterior", []).append(residuals.result())
+                self._calibration["posterior"].append(residuals.result())
         guesses["copy last frame"] = self.context[:, -1:]
         guesses["mean of context"] = self.context.mean(1, keepdim=True)
         if mean_image is not None:
@@ -143,7 +143,7 @@ class Scorer:
         guesses["black"] = torch.zeros_like(self.target[:, :1])
         for method, guess in guesses.items():
             for metric, values in self._measure(guess.expand_as(self.target), self.target).items():
-                self._others.setdefault(method, {}).setdefault(metric, []).append(array(values))
+                self._others[method, metric].append(array(values))
         for i in range(self.n_shown):
             drawn = array(posterior[0][i, :f]) if posterior is not None else None
             samples = np.concatenate([chunk[:, i] for chunk in self._kept])
@@ -153,9 +153,9 @@ class Scorer:
         n = self.n_samples
         # The mean squared difference of two samples is twice their variance; the numerator is an exact integer.
         variance = (n * self._squares - self._sum.square()).double() / (n * (n - 1) * 255**2)
-        self._diversity.setdefault("mse", []).append(array(2 * variance.mean((-3, -2, -1))))
+        self._diversity["mse"].append(array(2 * variance.mean((-3, -2, -1))))
         for key, distance in self._distances.items():
-            self._diversity.setdefault(key, []).append(array(distance / (n // 2)))
+            self._diversity[key].append(array(distance / (n // 2)))
 
     def _measure(self, frames: Tensor, target: Tensor) -> dict[str, Tensor]:
         target = target.expand_as(frames)
@@ -167,18 +167,13 @@ class Scorer:
         mine = own_videos(predictions.n_videos)
         mine = slice(min(mine.start, self.n_videos), min(mine.stop, self.n_videos))
         tables = [
-            {metric: table[:, mine] for metric, table in scores.scores.items()} if scores is not None else {}
+            {metric: table[:, mine] for metric, table in scores.scores.items()}
             for scores in (self.sample_scores, self.oracle)
         ]
-        parts = collect((*lists, *tables))
-        shown, diversity, calibration, others, ours, oracles = zip(*parts)
+        shown, diversity, calibration, others, ours, oracles = zip(*collect((*lists, *tables)))
         self.shown = [video for part in shown for video in part]
-        self._diversity, self._calibration = _joined(diversity), _joined(calibration)
-        self._others = {method: _joined([part.get(method, {}) for part in others]) for method in _keys(others)}
-        self.sample_scores.scores = _side_by_side(ours)
-        if _keys(oracles):
-            self.oracle = BestOfN(*self.sample_scores.shape)
-            self.oracle.scores = _side_by_side(oracles)
+        self._diversity, self._calibration, self._others = map(_joined, (diversity, calibration, others))
+        self.sample_scores.scores, self.oracle.scores = _side_by_side(ours), _side_by_side(oracles)
         for distance in self.frechet:
             distance.gather()
         if not is_main():
@@ -206,10 +201,10 @@ class Scorer:
     @property
     def others(self) -> dict[str, dict[str, np.ndarray]]:
         """Posterior and baselines: method -> metric -> (V, F)."""
-        return {
-            method: {metric: np.concatenate(parts) for metric, parts in metrics.items()}
-            for method, metrics in self._others.items()
-        }
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for (method, metric), parts in self._others.items():
+            found.setdefault(method, {})[metric] = np.concatenate(parts)
+        return found
 
     @property
     def calibration(self) -> dict[str, Calibration]:
@@ -224,7 +219,7 @@ class Scorer:
         """`predictions`, and `oracle` where there is one -> metric -> summary, the best chosen as the protocol says."""
         found, best_by = {}, self.protocol.best_by
         for name, scores in (("predictions", self.sample_scores), ("oracle", self.oracle)):
-            if scores is not None:
+            if scores.scores:
                 found[name] = {
                     key: scores.summary(
                         key, chosen_by=best_by, higher_is_better=self.metrics[best_by or key].higher_is_better
@@ -263,7 +258,7 @@ def _side_by_side(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarra
     return {key: np.concatenate([part[key] for part in parts if key in part], axis=1) for key in _keys(parts)}
 
 
-def _joined(parts: Sequence[dict[str, list]]) -> dict[str, list]:
+def _joined(parts: Sequence[dict]) -> dict:
     """The lists of all parts, end to end."""
     return {key: [item for part in parts for item in part.get(key, [])] for key in _keys(parts)}
 
@@ -293,7 +288,7 @@ def score_all(
         truth = predictions.truth(videos)
         for scorer in scorers:
             scorer.begin(videos, truth, device)
-        for samples in predictions.chunks(len(videos)):
+        for samples in sample_chunks(predictions.n_samples, len(videos)):
             frames, sigma = predictions.futures(videos, samples)
             drawn = torch.from_numpy(oracle(videos, samples)) if oracle is not None else None
             for scorer in scorers:
