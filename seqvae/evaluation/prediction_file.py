@@ -37,7 +37,6 @@ FORMAT, VERSION = "seqvae predictions", 1
 STORAGE = {"compression": "gzip", "compression_opts": 4, "fletcher32": True}
 FILTERS = {1, 2, 3, 4, 5, 6, 32000}  # HDF5's own and lzf; any other makes HDF5 look for a plugin, which is code
 MIN_SIZE = 11  # px, SSIM's window
-OPTIONAL = {"posterior": ("V", "F", "C", "H", "W"), "mean_image": ("C", "H", "W")}
 
 
 class ProtocolFacts(TypedDict, total=False):
@@ -107,13 +106,13 @@ class SavedPredictions(Predictions):
                 f"{path}: truth is {truth.shape}, expected (V, T, C, H, W) with C 1 or 3, H and W of {MIN_SIZE} px or "
                 "more, and nothing empty"
             )
-        sizes = {"V": truth.shape[0], "F": self.n_future, "C": frame[0], "H": frame[1], "W": frame[2]}
-        self._check_shape("samples", (sizes["V"], self.n_samples, self.n_future, *frame))
-        for name, letters in OPTIONAL.items():
+        per_video = (truth.shape[0], self.n_future)
+        self._check_shape("samples", (truth.shape[0], self.n_samples, self.n_future, *frame))
+        for name, dtype, shape in (("posterior", np.uint8, (*per_video, *frame)), ("mean_image", np.float32, frame)):
             if name in self.file:
-                self._dataset(name, np.float32 if name == "mean_image" else np.uint8, len(letters))
-                self._check_shape(name, tuple(sizes[letter] for letter in letters))
-        for name, lead in (("sigma", samples.shape[:3]), ("posterior_sigma", (sizes["V"], self.n_future))):
+                self._dataset(name, dtype, len(shape))
+                self._check_shape(name, shape)
+        for name, lead in (("sigma", samples.shape[:3]), ("posterior_sigma", per_video)):
             if name in self.file:
                 shape = self._dataset(name, np.float16, len(lead) + 3).shape
                 if shape not in ((*lead, *frame), (*lead, 1, 1, 1)):
@@ -154,9 +153,7 @@ class SavedPredictions(Predictions):
         try:
             return self.file[name][index]
         except OSError as error:
-            raise BadPredictions(
-                f"{self.path}: {name} is damaged ({str(error).splitlines()[0]}); write it again"
-            ) from None
+            raise BadPredictions(f"{self.path}: {name} is damaged ({_line(error)}); write it again") from None
 
     def _dataset(self, name: str, dtype: type, ndim: int) -> "h5py.Dataset":
         """A dataset of this very file, all of it written; nothing of it has been read."""
@@ -183,13 +180,12 @@ class SavedPredictions(Predictions):
         if not filters <= FILTERS:
             raise ValueError(f"{self.path}: {name} is compressed by a plugin; use gzip, lzf or no compression")
         stored = found.id.get_storage_size()
-        expected, written = found.nbytes, stored
-        if found.chunks:  # gzip makes a byte of 1032 at most
-            expected, written = (
-                math.prod(-(-n // c) for n, c in zip(found.shape, found.chunks)),
-                found.id.get_num_chunks(),
-            )
-        if written < expected or stored > self.path.stat().st_size or found.nbytes > 1100 * stored:
+        whole = stored >= found.nbytes
+        if found.chunks:
+            expected = math.prod(-(-n // c) for n, c in zip(found.shape, found.chunks))
+            whole = found.id.get_num_chunks() >= expected
+        # gzip makes a byte of 1032 at most
+        if not whole or stored > self.path.stat().st_size or found.nbytes > 1100 * stored:
             raise ValueError(
                 f"{self.path}: {name} is {found.shape}, {found.nbytes:,} bytes, of which the file holds {stored:,} on "
                 f"disk: not all of it was written"

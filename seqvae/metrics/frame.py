@@ -70,29 +70,21 @@ def psnr_of_changes(pred: Tensor, target: Tensor) -> Tensor:
     Returns:
         (..., T) dB.
     """
-    _check_videos(pred, target)
-    return _psnr_where(_changes(target), pred, target)
+    return _psnr_where(pred, target, changing=True)
 
 
 def psnr_of_rest(pred: Tensor, target: Tensor) -> Tensor:
     """As `psnr_of_changes`, over the other pixels: whether what nothing touches stays as it is."""
-    _check_videos(pred, target)
-    return _psnr_where(~_changes(target), pred, target)
+    return _psnr_where(pred, target, changing=False)
 
 
-def _changes(video: Tensor) -> Tensor:
-    """(..., T, C, H, W) -> (..., H, W) bool, see `psnr_of_changes`."""
-    return (video.amax(-4) - video.amin(-4)).amax(-3) > CHANGE
-
-
-def _check_videos(pred: Tensor, target: Tensor) -> None:
+def _psnr_where(pred: Tensor, target: Tensor, *, changing: bool) -> Tensor:
+    """`psnr` over the pixels that change, or over the others; over all of a video's that has none of them."""
     if pred.ndim < 4:
         raise ValueError(f"expected whole videos (..., T, C, H, W), got {tuple(pred.shape)}")
     check_frames(pred=pred, target=target)
-
-
-def _psnr_where(pixels: Tensor, pred: Tensor, target: Tensor) -> Tensor:
-    """`psnr` over some pixels (..., H, W), over all of a video's that has none of them."""
+    changes = (target.amax(-4) - target.amin(-4)).amax(-3) > CHANGE  # (..., H, W)
+    pixels = changes == changing
     pixels = pixels | ~pixels.any(-1, keepdim=True).any(-2, keepdim=True)
     weight = (pixels / pixels.double().mean((-2, -1), keepdim=True)).sqrt()[..., None, None, :, :]  # of differences
     weight = weight.to(torch.promote_types(target.dtype, torch.float32))

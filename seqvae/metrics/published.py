@@ -35,7 +35,6 @@ class PublishedRow(NamedTuple):
 
 _SLAMP = "Akan et al. 2021 (SLAMP), arXiv:2108.02760, Table 4"
 _LEADERBOARD = "public leaderboard of BAIR robot pushing"
-_COURSE = "a course reproduction of GECO, arXiv:1810.00597"
 _SIMULATOR = dict(
     mark="computed",
     source="exact digits, places and speeds at the last context frame, true dynamics",
@@ -53,6 +52,11 @@ def _bair(name: str, *scores: Score | None, also: str = "", note: str = "") -> P
 
 def _kth(name: str, *scores: Score) -> PublishedRow:
     return PublishedRow(name, "S", "Akan et al. 2021 (SLAMP), arXiv:2108.02760, Table 5", *scores)
+
+
+def _course(name: str, rate: float, squared_error: float, note: str = "") -> PublishedRow:
+    source = "a course reproduction of GECO, arXiv:1810.00597"
+    return PublishedRow(name, "M", source, rate=(rate, None), squared_error=(squared_error, None), note=note)
 
 
 _ISSUES = "; also in the authors' issue tracker, srvp"
@@ -94,26 +98,10 @@ _ROWS = {
     # Of that reproduction's tables, CIFAR-10's squared errors miss a sum over columns (32 times too small), and the
     # calibrated-decoder study's bounds are per sequence of another length: neither is comparable to what we print.
     ("images", "mnist"): [
-        PublishedRow(
-            "VAE", "M", _COURSE, rate=(1.58, None), squared_error=(55.85, None), note="decoder sigma held in (1, e)"
-        ),
-        PublishedRow("beta-VAE (0.5)", "M", _COURSE, rate=(10.59, None), squared_error=(15.14, None)),
-        PublishedRow(
-            "GECO",
-            "M",
-            _COURSE,
-            rate=(10.50, None),
-            squared_error=(14.63, None),
-            note="the weight lambda stayed at 1: the operating point of its beta-VAE",
-        ),
-        PublishedRow(
-            "GECO+IWAE",
-            "M",
-            _COURSE,
-            rate=(1.36, None),
-            squared_error=(12.92, None),
-            note="no published code produces this row",
-        ),
+        _course("VAE", 1.58, 55.85, "decoder sigma held in (1, e)"),
+        _course("beta-VAE (0.5)", 10.59, 15.14),
+        _course("GECO", 10.50, 14.63, "the weight lambda stayed at 1: the operating point of its beta-VAE"),
+        _course("GECO+IWAE", 1.36, 12.92, "no published code produces this row"),
     ],
 }
 
