@@ -129,14 +129,14 @@ def predict(
 def write(run: Run, video: np.ndarray, numbers: dict, out: Path, formats: tuple[str, ...], scale: int | None) -> None:
     """prediction.gif (or other formats), prediction.png and prediction.npz."""
     out.mkdir(parents=True, exist_ok=True)
-    panels = []
+    panels = []  # (T, C, S, S)
     if "truth" in numbers:
-        panels.append(Panel("truth", picture(video), False))
+        panels.append(Panel("truth", np.moveaxis(video, -1, 1), False))
     if "truth" in numbers and not run.model.n_actions:  # what led to the clip's own frames need not be in the files
         seen = reconstruct(run, video, seed=numbers["seeds"][0, 0])
-        panels.append(Panel("posterior", picture(seen), False))
+        panels.append(Panel("posterior", np.moveaxis(seen, -1, 1), False))
     for label, sample in labelled(numbers):
-        panels.append(Panel(label, picture(np.concatenate([numbers["context"], sample]))))
+        panels.append(Panel(label, np.moveaxis(np.concatenate([numbers["context"], sample]), -1, 1)))
     for ending in formats:
         write_animation(out / f"prediction.{ending}", panels, run.n_past, scale=scale)
     write_strip(out / "prediction.png", panels, run.n_past)
@@ -165,8 +165,3 @@ def reconstruct(run: Run, video: np.ndarray, seed: int) -> np.ndarray:
     noise = keyed_noise(seed, [0], [POSTERIOR_KEY], len(video) - 1, run.model.z_dim)[0].to(run.device)
     predicted = as_bytes(run.model.reconstruct(frames, noise, run.n_past)[0])
     return np.concatenate([video[:1], predicted.permute(0, 2, 3, 1).cpu().numpy()])
-
-
-def picture(frames: np.ndarray) -> np.ndarray:
-    """(T, S, S, C) uint8 -> (T, C, S, S) in [0, 1], as panels are."""
-    return np.moveaxis(frames, -1, 1).astype(np.float32) / 255
