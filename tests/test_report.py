@@ -216,6 +216,13 @@ def test_a_folder_that_is_no_evaluation_is_refused_in_one_line(tmp_path, content
         write_report(tmp_path / "report.html", [])
 
 
+@pytest.mark.parametrize("name", ["n_past", "n_future"])
+def test_lengths_that_are_null_are_as_good_as_absent(tmp_path, name):
+    content = facts()
+    content["definitions"][name] = None
+    assert "PSNR" in report(tmp_path, evaluation(tmp_path / "a", content)).text
+
+
 @pytest.mark.charts
 def test_a_curve_with_a_gap_is_drawn_around_it(tmp_path):
     content = facts()

@@ -152,12 +152,13 @@ def leader(table: Table) -> list[str]:
 
 def _pictures(e: Evaluated) -> dict[str, object]:
     """The grid, and an animation and a strip per shown video, inlined, with what is seen on them."""
-    past, n = e.definitions.get("n_past", 0), e.facts.get("n_samples")
+    past, future = (e.definitions.get(name) or 0 for name in ("n_past", "n_future"))
+    n = e.facts.get("n_samples")
     panels = ["the truth", *(["the posterior's reconstruction"] if e.find("results", "posterior") else [])]
     panels += (["the best future"] if n and n > 1 else []) + ["single futures"]
     seen = (
         f"{', '.join(panels)}; frames 0 to {past - 1} are observed (green border), "
-        f"{past} to {past + e.definitions.get('n_future', 0) - 1} predicted (red border; grey: to compare with)."
+        f"{past} to {past + future - 1} predicted (red border; grey: to compare with)."
     )
     stems = {p.stem for kind in ("gifs", "strips") for p in (e.folder / kind).glob("video_*.*")}
     videos = []
