@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from seqvae.metrics.protocols import METRICS
+from seqvae.metrics.protocols import METRICS, Metric
 from seqvae.metrics.published import MARKS
 
 Count = Annotated[int, Field(ge=0, lt=2**63)] | None
@@ -50,7 +50,7 @@ class Interval(Entry, total=False):
     high: Number
 
 
-class Metric(Entry, total=False):
+class StoredMetric(Entry, total=False):
     label: str
     definition: str | None
     higher_is_better: bool
@@ -97,7 +97,7 @@ class Facts(Entry, total=False):
 
     protocol: str
     definitions: Definitions
-    metrics: dict[str, Metric]
+    metrics: dict[str, StoredMetric]
     n_samples: Count
     n_videos: Count
     n_images: Count
@@ -131,17 +131,6 @@ FACTS = TypeAdapter(Facts)
 Score = tuple[float, float | None]  # mean, half width of its 95 % interval if known
 
 
-class Scored(NamedTuple):
-    """A frame metric of an evaluation, as it is to be printed."""
-
-    label: str  # with the unit
-    name: str
-    unit: str
-    digits: int
-    definition: str
-    higher_is_better: bool
-
-
 @dataclass(frozen=True)
 class Evaluated:
     """One evaluation's folder and the content of its metrics.json; most entries may be absent."""
@@ -160,21 +149,17 @@ class Evaluated:
         return self.facts.get("definitions") or {}
 
     @property
-    def metrics(self) -> dict[str, Scored]:
+    def metrics(self) -> dict[str, Metric]:
         """By key, those that were scored. What the file does not say is as in METRICS."""
         found = {}
         for key in self.facts.get("best_of_n", {}):
-            known, stored = METRICS.get(key), (self.facts.get("metrics") or {}).get(key, {})
-            label = stored.get("label") or (known.label if known else key)
-            name, unit = (known.name, known.unit) if known and known.label == label else (label, "")
-            found[key] = Scored(
-                label,
-                name,
-                unit,
-                known.digits if known else 4,
-                stored.get("definition") or "",
-                stored.get("higher_is_better", known is None or known.higher_is_better),
-            )
+            stored = (self.facts.get("metrics") or {}).get(key, {})
+            metric = METRICS.get(key) or Metric(key=key, name=key, score=None, definition="")
+            label = stored.get("label") or metric.label
+            if label != metric.label:
+                metric = replace(metric, name=label, unit="")
+            better = stored.get("higher_is_better", metric.higher_is_better)
+            found[key] = replace(metric, definition=stored.get("definition") or "", higher_is_better=better)
         return found
 
     def find(self, *path: str) -> object:

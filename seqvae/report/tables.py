@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from tabulate import SEPARATING_LINE, tabulate
 
-from seqvae.metrics.protocols import MEAN_IMAGE_CLIPS, METRICS
+from seqvae.metrics.protocols import MEAN_IMAGE_CLIPS, METRICS, Metric
 from seqvae.metrics.published import MARKS, caption
-from seqvae.report.evaluated import Evaluated, Score, Scored, as_score, finite, of_actions, read_evaluations
+from seqvae.report.evaluated import Evaluated, Score, as_score, finite, of_actions, read_evaluations
 
 WIDTH = 112  # columns of the terminal
 NAME_WIDTH = 40  # of a row's name there
@@ -165,9 +165,9 @@ def _mark_best(rows: list[Row], columns: list[Column]) -> list[Row]:
     return rows
 
 
-def _metric_column(key: str, metric: Scored, kind: str = "") -> Column:
+def _metric_column(metric: Metric, kind: str = "") -> Column:
     label, better = metric.label + (f", {kind}" if kind else ""), "higher" if metric.higher_is_better else "lower"
-    return Column(f"{key} {kind}".strip(), label, metric.digits, better, metric.definition)
+    return Column(f"{metric.key} {kind}".strip(), label, metric.digits, better, metric.definition)
 
 
 FVD = Column("fvd", "FVD", 1, "lower", "Fr\u00e9chet distance of I3D features of whole videos; lower is better")
@@ -211,14 +211,14 @@ def scores_table(e: Evaluated) -> Table:
         "Others": rows(*(m for m in e.facts["results"] if m not in NOTES)),
     }
     text = "Mean over predicted frames, then over videos, \u00b1 95 % interval over videos"
-    return _table(text, [*(_metric_column(k, m) for k, m in e.metrics.items()), FVD], sections | _published(e))
+    return _table(text, [*map(_metric_column, e.metrics.values()), FVD], sections | _published(e))
 
 
 def compared(group: Sequence[Evaluated]) -> Table:
     """Runs as rows; below them the simulator, the baselines and the published rows of their common test set."""
     first = group[0]
     metrics = {key: metric for e in reversed(group) for key, metric in e.metrics.items()}
-    columns = [_metric_column(key, metric, kind) for key, metric in metrics.items() for kind in ("best", "mean")]
+    columns = [_metric_column(metric, kind) for metric in metrics.values() for kind in ("best", "mean")]
     if first.images:
         text = "summed over an image's pixels in [0, 1]; lower is better"
         kinds = first.facts["squared_error"]
