@@ -14,6 +14,7 @@ import evaluate
 import train
 from seqvae.evaluation import prediction_file
 from seqvae.evaluation import predictions as predictions_module
+from seqvae.evaluation.files import protocol_of_file
 from seqvae.evaluation.prediction_file import SavedPredictions, writing
 from seqvae.evaluation.results import Results
 from seqvae.evaluation.scores import Scorer, score_all
@@ -269,6 +270,13 @@ def test_frames_that_are_not_in_the_file_are_refused_before_any_is_read(name, tm
     assert evaluate.main(["--from-predictions", str(path), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count(chr(10)) == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_file_of_pushing_may_show_more_frames_than_our_videos_have(tmp_path):
+    frames = {"truth": np.zeros((2, 33, 1, 32, 32), np.uint8), "samples": np.zeros((2, 3, 2, 1, 32, 32), np.uint8)}
+    path = foreign(tmp_path / "p.h5", **frames, n_past=31, facts='{"data": "pushing"}')
+    protocol = protocol_of_file(SavedPredictions(path, CPU), "own")
+    assert (protocol.n_past, protocol.n_future) == (31, 2) and "psnr_of_changes" in protocol.frame_metrics
 
 
 def test_a_truncated_damaged_or_missing_file_is_one_line(tmp_path, capsys):

@@ -3,7 +3,7 @@
 import dataclasses
 
 from seqvae.config import DataConfig, RunConfig
-from seqvae.metrics.protocols import PROTOCOLS, Protocol, own_protocol
+from seqvae.metrics.protocols import PROTOCOLS, VIDEO_LENGTHS, Protocol, own_protocol
 
 TEST_SEQ, TEST_SEQ_FRAMES = "mnist_test_seq", 20  # torchvision's MovingMNIST: name of the dataset, frames of a video
 OWN_SAMPLES, OWN_VIDEOS = 10, 64
@@ -38,7 +38,8 @@ def choose_protocol(
         sizes = (1 if deterministic else n_samples or OWN_SAMPLES, n_videos or OWN_VIDEOS)
         if test_set is not None:
             return _test_seq_protocol(data, *sizes)
-        return own_protocol(data.name, data.n_past, data.n_future, *sizes)
+        n_future = VIDEO_LENGTHS.get(data.name, data.n_past + data.n_future) - data.n_past
+        return own_protocol(data.name, data.n_past, n_future, *sizes)
     if name not in published:
         known = "; ".join(f"{p.data} {p.requires or ''}".strip() for p in PROTOCOLS.values() if p.name == name)
         raise ValueError(
@@ -81,5 +82,4 @@ def _test_seq_protocol(data: DataConfig, n_samples: int, n_videos: int) -> Proto
             f"--test-set {TEST_SEQ} holds 64-px Moving MNIST of {TEST_SEQ_FRAMES} frames, and this run was trained on "
             f"{data.name}, image-size {data.image_size}, n-past {data.n_past}; drop it"
         )
-    own = own_protocol(data.name, data.n_past, TEST_SEQ_FRAMES - data.n_past, n_samples, n_videos)
-    return dataclasses.replace(own, test_set=TEST_SEQ)
+    return own_protocol(data.name, data.n_past, TEST_SEQ_FRAMES - data.n_past, n_samples, n_videos, TEST_SEQ)

@@ -72,8 +72,7 @@ def protocol_of_file(saved: SavedPredictions, name: str) -> Protocol:
     if name == "own":
         test_set = saved.facts.get("test_set", {}).get("name", "unnamed videos")
         n_samples = made_for.get("n_samples", saved.n_samples)
-        own = own_protocol(data or test_set, saved.n_past, saved.n_future, n_samples, saved.n_videos)
-        return dataclasses.replace(own, test_set=test_set, n_future=saved.n_future)
+        return own_protocol(data or test_set, saved.n_past, saved.n_future, n_samples, saved.n_videos, test_set)
     if data is None:
         raise ValueError(f'{saved.path} does not say which data it predicts ("data" in facts); use --protocol own')
     protocol = find_protocol(name, data)

@@ -187,19 +187,22 @@ PROTOCOLS = {
         Protocol(**_MCVD, **_BAIR, metrics=(_PSNR_MCVD, _SSIM_MCVD, _LPIPS_128)),
     )
 }
-VIDEO_LENGTHS = {"pushing": 30}  # frames
+VIDEO_LENGTHS = {"pushing": 30}  # frames; predicted to their end under `own`, as BAIR's are
 
 
-def own_protocol(data: str, n_past: int, n_future: int, n_samples: int, n_videos: int) -> Protocol:
-    """For data without a published protocol: lengths of the run's config, metrics as srvp-2020.
+def own_protocol(
+    data: str, n_past: int, n_future: int, n_samples: int, n_videos: int, test_set: str | None = None
+) -> Protocol:
+    """For data without a published protocol: metrics as srvp-2020.
 
-    Videos of VIDEO_LENGTHS are predicted to their end, as BAIR's are. Their camera stands still, so what changes in
-    them is scored by itself too.
+    The camera of VIDEO_LENGTHS' videos stands still, so what changes in them is scored by itself too.
+
+    Args:
+        test_set: None: the data's own.
     """
     metrics = (PSNR, SSIM, PSNR_OF_CHANGES, PSNR_OF_REST, LPIPS) if data in VIDEO_LENGTHS else (PSNR, SSIM, LPIPS)
-    n_future = VIDEO_LENGTHS[data] - n_past if data in VIDEO_LENGTHS else n_future
     sizes = dict(n_past=n_past, n_future=n_future, n_samples=n_samples, n_videos=n_videos)
-    return Protocol(name="own", data=data, test_set=data, metrics=metrics, **sizes)
+    return Protocol(name="own", data=data, test_set=test_set or data, metrics=metrics, **sizes)
 
 
 def find_protocol(name: str, data: str) -> Protocol:
