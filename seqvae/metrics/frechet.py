@@ -10,6 +10,7 @@ import functools
 import hashlib
 import operator
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -36,16 +37,14 @@ class VideoFeatures:
 
     name: str
     definition: str  # to print beside the number
-    path: Path
     sha256: str  # of the weights file
     num_features: int
-    net: nn.Module  # (B, 3, T, size, size) -> (B, num_features)
+    net: Callable[[Tensor], Tensor]  # (B, 3, T, size, size) -> (B, num_features)
     size: int  # px
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     device: torch.device
     min_frames: int = 1
-    options: dict[str, bool] | None = None  # keywords of net
 
     @torch.no_grad()
     def __call__(self, videos: Tensor) -> Tensor:
@@ -62,7 +61,7 @@ class VideoFeatures:
             )
         at_once = max(1, CHUNK_VALUES // (videos.shape[1] * 3 * self.size**2))
         with torch.autocast(self.device.type, enabled=False), without_tf32():
-            chunks = [self.net(self._prepare(v), **(self.options or {})) for v in videos.split(at_once)]
+            chunks = [self.net(self._prepare(v)) for v in videos.split(at_once)]
         return torch.cat(chunks)
 
     def _prepare(self, videos: Tensor) -> Tensor:
@@ -94,21 +93,20 @@ def i3d(path: Path | str, device: torch.device | str = "cpu") -> VideoFeatures:
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated; published I3D files need it
             net = torch.jit.load(str(path), map_location=device).eval()
         arguments = {a.name for a in net.forward.schema.arguments}
+        options = {name: value for name, value in I3D_OPTIONS.items() if name in arguments}
     except (RuntimeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no TorchScript network ({_reason(error)}), {remedy}") from error
     features = VideoFeatures(
         name="FVD",
         definition="Frechet distance on 400 Kinetics logits of I3D, 224x224 bilinear, context and prediction",
-        path=path,
         sha256=_sha256(path),
         num_features=I3D_LOGITS,
-        net=net,
+        net=functools.partial(net, **options),
         size=224,
         mean=(0.5, 0.5, 0.5),  # [0, 1] to [-1, 1]
         std=(0.5, 0.5, 0.5),
         device=device,
         min_frames=I3D_FRAMES,
-        options={name: value for name, value in I3D_OPTIONS.items() if name in arguments},
     )
     try:
         logits = features(torch.zeros(1, 16, 3, 224, 224))
@@ -140,12 +138,11 @@ def r3d18(device: torch.device | str = "cpu") -> VideoFeatures:
     weights, device = R3D_18_Weights.KINETICS400_V1, torch.device(device)
     net = load_pretrained(weights.url, lambda: r3d_18(weights=weights))
     num_features, net.fc = net.fc.in_features, nn.Identity()
-    preset, path = weights.transforms(), weights_file(weights.url)
+    preset = weights.transforms()
     return VideoFeatures(
         name="Frechet distance on r3d_18 features",
         definition="512 pooled features of torchvision's r3d_18, 112x112 bilinear, context and prediction; not FVD",
-        path=path,
-        sha256=_sha256(path),
+        sha256=_sha256(weights_file(weights.url)),
         num_features=num_features,
         net=net.to(device).eval(),
         size=112,
@@ -252,12 +249,12 @@ class FrechetDistance:
                 f"{real.count} real and {fake.count} predicted videos for {size} features: covariances are singular "
                 f"and the distance is biased upwards; compare it only at these numbers"
             )
-        moments = [m.mean_and_covariance() for m in (real, fake)]
+        distance = frechet_distance(*real.mean_and_covariance(), *fake.mean_and_covariance())
         floor = None
         if min(half.count for half in self.halves) >= 2:
             a, b = (half.mean_and_covariance() for half in self.halves)
             floor = frechet_distance(*a, *b)
-        return FrechetResult(frechet_distance(*moments[0], *moments[1]), floor, real.count, fake.count, warning)
+        return FrechetResult(distance, floor, real.count, fake.count, warning)
 
 
 def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
