@@ -88,20 +88,30 @@ def download_command(
     module: str,
     what: str,
     folder: Path,
-    read: Callable[[Path], object],
+    read: Callable[[Path, bool], object],
     download: Callable[[Path], None],
 ) -> None:
-    """`python -m module ROOT`: exits with one line unless `what` is whole in ROOT/folder afterwards."""
+    """`python -m module ROOT`: exits with one line unless `what` is whole in ROOT/folder afterwards.
+
+    Args:
+        read: (root, train) reads the published training images, or the test images; raises one of DATA_ERRORS.
+        download: puts both into a root.
+    """
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print(f"usage: python -m {module} ROOT", file=sys.stderr)
         sys.exit(2)
     root = Path(arguments[0])
+
+    def check() -> None:
+        for train in (True, False):
+            read(root, train)
+
     try:
         try:
-            read(root)
+            check()
         except DATA_ERRORS:
             download(root)
-            read(root)
+            check()
     except DATA_ERRORS as error:
         sys.exit(failure(f"{module}: no {what} in {root / folder}", error))
     print(f"{what} is in {root / folder}")

@@ -7,6 +7,7 @@ import numpy as np
 
 from datasets.base import N_CLIPS, ClipDataset, check_int
 from datasets.digits import bouncing
+from datasets.digits.glyphs import load_glyphs
 
 MOVING_MNIST_FLAVOURS = {28: "exact", 32: "svg"}  # digit_size -> flavour
 
@@ -50,10 +51,6 @@ class MovingDigits(SimulatedDigits):
         self.glyph_table()  # a missing download is an error here, not in the first batch
 
     def glyph_table(self) -> np.ndarray:
-        from datasets.digits.glyphs import (
-            load_glyphs,  # not at the top, or `python -m datasets.digits.glyphs` would load it twice
-        )
-
         return load_glyphs(self.glyphs, self.root, self.split, self.motion.digit_size)
 
     def latents(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from numpy.random import RandomState
 
 from datasets.base import check_int
 from datasets.digits import bouncing
+from datasets.digits.glyphs import load_glyphs
 from datasets.digits.moving_mnist import SimulatedDigits
 
 N_VIDEOS, N_DIGITS = 5000, 2
@@ -40,10 +41,6 @@ class SmmnistSrvp(SimulatedDigits):
         self.states = states[:seq_len]
 
     def glyph_table(self) -> ndarray:
-        from datasets.digits.glyphs import (
-            load_glyphs,  # not at the top, or `python -m datasets.digits.glyphs` would load it twice
-        )
-
         return load_glyphs("mnist", self.root, "test", 28)
 
     def latents(self, indices: Sequence[int]) -> tuple[ndarray, ndarray]:

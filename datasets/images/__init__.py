@@ -15,6 +15,7 @@ from numpy import ndarray
 from PIL import Image
 
 from datasets.base import ClipDataset
+from datasets.digits.glyphs import load_glyphs
 from datasets.files import DATA_ERRORS, download_beside, download_command, one_line
 
 IMAGE_SIZE = 32  # px; MNIST's 28 are padded
@@ -92,10 +93,6 @@ def check_still(name: str, seq_len: int, image_size: int) -> None:
 
 def mnist_images(root: Path | None, split: str) -> ndarray:
     """(N, 1, 28, 28) uint8."""
-    from datasets.digits.glyphs import (
-        load_glyphs,  # not at the top, or `python -m datasets.digits.glyphs` would load it twice
-    )
-
     return load_glyphs("mnist", root, split, 28)[:, None]
 
 
@@ -178,9 +175,4 @@ def download_cifar10(root: Path) -> None:
 
 def main(arguments: list[str]) -> None:
     """Downloads CIFAR-10 into a folder; exits with one line unless it is whole there afterwards."""
-
-    def read(root: Path) -> None:
-        for train in (True, False):
-            _read_cifar10(root, train)
-
-    download_command(arguments, "datasets.images", "CIFAR-10", FOLDER, read, download_cifar10)
+    download_command(arguments, "datasets.images", "CIFAR-10", FOLDER, _read_cifar10, download_cifar10)

@@ -10,7 +10,6 @@ The published .gz files in ROOT/MNIST/raw are read as they are; nothing is unpac
 import functools
 import gzip
 import hashlib
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -134,13 +133,4 @@ SOURCES = {"mnist": mnist, "drawn": drawn}
 
 def main(arguments: list[str]) -> None:
     """Downloads MNIST into a folder; exits with one line unless it is whole there afterwards."""
-
-    def read(root: Path) -> None:
-        for train in (True, False):
-            _read_mnist(root, train)
-
-    download_command(arguments, "datasets.digits.glyphs", "MNIST", RAW, read, download_mnist)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    download_command(arguments, "datasets.digits.glyphs", "MNIST", RAW, _read_mnist, download_mnist)
