@@ -65,10 +65,6 @@ class State(TypedDict):
 STATE = TypeAdapter(State)
 
 
-class DataError(ValueError):
-    """What is wrong with the files that were given, in one line."""
-
-
 class RecordFile(NamedTuple):
     """A published TFRecord file: `size` bytes of `path` from `offset` on, which is 0 unless path is the tar."""
 
@@ -99,7 +95,7 @@ def find_files(src: Path) -> list[RecordFile]:
     Sorted by their numbers, whatever their order in the tar.
     """
     if not src.exists():
-        raise DataError(f"{src} does not exist; give the published tar or its folder, or get it with --download")
+        raise ValueError(f"{src} does not exist; give the published tar or its folder, or get it with --download")
     tar = src / Path(URL).name if src.is_dir() else src
     folder = src / FOLDER if (src / FOLDER).is_dir() else src
     if src.is_dir() and any((folder / split).is_dir() for split in N_PUBLISHED):
@@ -114,9 +110,9 @@ def find_files(src: Path) -> list[RecordFile]:
                     if member.isfile() and Path(member.name).parts[-3:-2] == (FOLDER,)
                 ]
         except tarfile.TarError as error:
-            raise DataError(f"{tar} is not a whole tar file ({error}); download it again") from None
+            raise ValueError(f"{tar} is not a whole tar file ({error}); download it again") from None
     else:
-        raise DataError(f"{src} holds neither {FOLDER}/train or test nor {tar.name}; get it with --download")
+        raise ValueError(f"{src} holds neither {FOLDER}/train or test nor {tar.name}; get it with --download")
 
     files = []
     for split, name, path, offset, size in found:
@@ -124,21 +120,23 @@ def find_files(src: Path) -> list[RecordFile]:
             continue
         numbers = FILE_NAME.fullmatch(name)
         if numbers is None or int(numbers[2]) < int(numbers[1]):
-            raise DataError(f"{path}: {split}/{name} should be named traj_A_to_B.tfrecords, A and B its first and last")
+            raise ValueError(
+                f"{path}: {split}/{name} should be named traj_A_to_B.tfrecords, A and B its first and last"
+            )
         files.append(RecordFile(split, int(numbers[1]), int(numbers[2]), path, offset, size))
     return sorted(files)
 
 
 def check_totals(src: Path, files: list[RecordFile], allow_partial: bool) -> None:
-    """Raises DataError unless the files' names promise what was published, or with allow_partial anything."""
+    """Raises ValueError unless the files' names promise what was published, or with allow_partial anything."""
     if not files:
-        raise DataError(f"{src} holds no traj_A_to_B.tfrecords in {FOLDER}/train or test; get them with --download")
+        raise ValueError(f"{src} holds no traj_A_to_B.tfrecords in {FOLDER}/train or test; get them with --download")
     promised = {split: sum(file.n_promised for file in files if file.split == split) for split in N_PUBLISHED}
     if promised != N_PUBLISHED and not allow_partial:
         given, expected = (
             " + ".join(f"{n[split]:,} {split}" for split in ("train", "test")) for n in (promised, N_PUBLISHED)
         )
-        raise DataError(
+        raise ValueError(
             f"{src} holds {given} videos by its file names, expected {expected}; get the rest, or accept what is there "
             "with --allow-partial"
         )
@@ -155,20 +153,20 @@ def read_records(file: BinaryIO, size: int, name: str) -> Iterator[bytes]:
             return
         head = file.read(min(size, 12))
         if len(head) < 12:
-            raise DataError(f"{name}, record {n}: {cut}")
+            raise ValueError(f"{name}, record {n}: {cut}")
         length, crc = struct.unpack("<QI", head)
         if crc != masked_crc(head[:8]):
-            raise DataError(
+            raise ValueError(
                 f"{name}, record {n}: wrong CRC of its length, so it is damaged or no TFRecord file; it begins {head!r}"
             )
         size -= 12 + length + 4
         if size < 0:  # asked before `length` bytes of memory are
-            raise DataError(f"{name}, record {n}: {cut}")
+            raise ValueError(f"{name}, record {n}: {cut}")
         data, tail = file.read(length), file.read(4)
         if len(data) + len(tail) < length + 4:
-            raise DataError(f"{name}, record {n}: {cut}")
+            raise ValueError(f"{name}, record {n}: {cut}")
         if tail != struct.pack("<I", masked_crc(data)):
-            raise DataError(f"{name}, record {n}: wrong CRC of its data, so it is damaged; download the file again")
+            raise ValueError(f"{name}, record {n}: wrong CRC of its data, so it is damaged; download the file again")
         yield data
 
 
@@ -183,11 +181,11 @@ def read_video(record: bytes, camera: str, where: str) -> tuple[bytes, bytes, by
     try:
         features = Example.FromString(record).features.feature
     except DecodeError:
-        raise DataError(f"{where}: no Example message, though its CRC is right; not a file of BAIR's") from None
+        raise ValueError(f"{where}: no Example message, though its CRC is right; not a file of BAIR's") from None
 
     def values(key: str, kind: str, expected: str) -> list:
         if key not in features:  # indexing would make an empty one
-            raise DataError(f"{where}: it has no {key}, expected {expected}; not a file of BAIR's")
+            raise ValueError(f"{where}: it has no {key}, expected {expected}; not a file of BAIR's")
         return getattr(features[key], kind).value
 
     def floats(what: str, n: int) -> bytes:
@@ -195,11 +193,11 @@ def read_video(record: bytes, camera: str, where: str) -> tuple[bytes, bytes, by
         for i in range(N_FRAMES):
             row = values(f"{i}/{what}", "float_list", f"{n} floats")
             if len(row) != n:
-                raise DataError(f"{where}: {i}/{what} has {len(row)} floats, expected {n}; not a file of BAIR's")
+                raise ValueError(f"{where}: {i}/{what} has {len(row)} floats, expected {n}; not a file of BAIR's")
             flat += row
         numbers = np.array(flat, "<f4")
         if not np.isfinite(numbers).all():
-            raise DataError(f"{where}: {what} holds values that are not finite; not a file of BAIR's")
+            raise ValueError(f"{where}: {what} holds values that are not finite; not a file of BAIR's")
         return numbers.tobytes()
 
     frames = []
@@ -208,7 +206,7 @@ def read_video(record: bytes, camera: str, where: str) -> tuple[bytes, bytes, by
         frame = values(key, "bytes_list", f"{FRAME_BYTES} bytes")
         if len(frame) != 1 or len(frame[0]) != FRAME_BYTES:
             sizes = " + ".join(str(len(value)) for value in frame) or 0
-            raise DataError(f"{where}: {key} has {sizes} bytes, expected {FRAME_BYTES}, 64 x 64 RGB")
+            raise ValueError(f"{where}: {key} has {sizes} bytes, expected {FRAME_BYTES}, 64 x 64 RGB")
         frames.append(frame[0])
     return floats("action", ACTION_SIZE), floats("endeffector_pos", POSITION_SIZE), b"".join(frames)
 
@@ -224,14 +222,14 @@ def convert_split(files: list[RecordFile], dst: Path, camera: str, allow_partial
     outputs = [dst / f"bair_{split}{suffix}.npy" for suffix in ARRAYS]
     parts = [path.with_name(path.name + ".part") for path in outputs]
     summary, progress = dst / f"bair_{split}.json", dst / f"bair_{split}.json.part"
-    state = {"camera": camera, "videos": 0, "files": [], "records": []}
 
-    finished = read_state(summary, state, files, outputs)
+    finished = read_state(summary, camera, files, outputs)
     if finished is not None and len(finished["files"]) == len(files):
         check_counts(files, finished["records"], allow_partial)
         bar.update(sum(file.size for file in files))
         return finished
-    state = read_state(progress, state, files, parts) or state
+    nothing_done = {"camera": camera, "videos": 0, "files": [], "records": []}
+    state = read_state(progress, camera, files, parts) or nothing_done
     check_counts(files, state["records"], allow_partial)
     n_done = len(state["files"])
     bar.update(sum(file.size for file in files[:n_done]))
@@ -247,7 +245,7 @@ def convert_split(files: list[RecordFile], dst: Path, camera: str, allow_partial
                 source.seek(file.offset)
                 for n, record in enumerate(read_records(source, file.size, file.name), 1):
                     if n > file.n_promised:
-                        raise DataError(f"{file.name}, record {n - 1}: its name promises {file.n_promised} records")
+                        raise ValueError(f"{file.name}, record {n - 1}: its name promises {file.n_promised} records")
                     for array, data in zip(arrays, read_video(record, camera, f"{file.name}, record {n - 1}")):
                         array.write(data)
                     bar.update(len(record) + 16)
@@ -259,7 +257,7 @@ def convert_split(files: list[RecordFile], dst: Path, camera: str, allow_partial
             state["records"].append(n)
             write_json(progress, state)
         if state["videos"] == 0:
-            raise DataError(f"{files[0].path}: not one video for the split {split}")
+            raise ValueError(f"{files[0].path}: not one video for the split {split}")
         for array, (shape, dtype) in zip(arrays, ARRAYS.values(), strict=True):
             array.seek(0)
             array.write(npy_header(state["videos"], shape, dtype))
@@ -274,23 +272,23 @@ def convert_split(files: list[RecordFile], dst: Path, camera: str, allow_partial
 
 
 def check_counts(files: list[RecordFile], records: list[int], allow_partial: bool) -> None:
-    """Raises DataError if a file ended before the records that its name promises, unless that is allowed."""
+    """Raises ValueError if a file ended before the records that its name promises, unless that is allowed."""
     for file, n in zip(files, records):
         if n < file.n_promised and not allow_partial:
-            raise DataError(
+            raise ValueError(
                 f"{file.name}, record {n}: the file ends before it, its name promises {file.n_promised} records; "
                 "download it again, or accept what is there with --allow-partial"
             )
 
 
-def read_state(path: Path, new: dict, files: list[RecordFile], arrays: list[Path]) -> dict | None:
+def read_state(path: Path, camera: str, files: list[RecordFile], arrays: list[Path]) -> dict | None:
     """What a run before has noted, if it holds for the arrays and, as far as it got, for the files given now."""
     if not all(file.exists() for file in (path, *arrays)):
         return None
     state = read_json(path, STATE, "delete it to start again")
     if len(state["files"]) != len(state["records"]) or sum(state["records"]) != state["videos"]:
-        raise DataError(f"{path} is damaged (its counts do not add up); delete it to start again")
-    if state["camera"] != new["camera"] or state["files"] != [file.identity() for file in files[: len(state["files"])]]:
+        raise ValueError(f"{path} is damaged (its counts do not add up); delete it to start again")
+    if state["camera"] != camera or state["files"] != [file.identity() for file in files[: len(state["files"])]]:
         return None
     whole = all(array.stat().st_size >= size for array, size in zip(arrays, sizes(state["videos"]), strict=True))
     return state if whole else None
@@ -327,7 +325,7 @@ def download(src: Path) -> Path:
         try:
             download_url_to_file(URL, str(tar), hash_prefix=TAR_SHA256, progress=sys.stderr.isatty())
         except (RuntimeError, OSError, HTTPException) as error:  # RuntimeError: torch's, for another SHA-256
-            raise DataError(
+            raise ValueError(
                 f"cannot download {URL} ({one_line(error)}); put the file into {src} yourself, `wget -c` resumes it"
             ) from None
     return tar
@@ -370,7 +368,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     try:
         if Example is None:
-            raise DataError(
+            raise ValueError(
                 'BAIR\'s TFRecord files need tfrecord and crc32c; install them with `pip install -e ".[bair]"`'
             )
         convert(download(args.src) if args.download else args.src, args.dst, args.camera, args.allow_partial)
