@@ -14,17 +14,7 @@ import json
 
 import torch
 
-from benchmarks.measure import (
-    clips,
-    machine,
-    parser,
-    peak_memory_mb,
-    rounded,
-    seconds,
-    settings,
-    spread,
-    start,
-)
+from benchmarks import measure
 from datasets import load_dataset
 from seqvae.build import build_model
 from seqvae.evaluation.predictions import ModelPredictions
@@ -42,8 +32,8 @@ def protocol_of(args: argparse.Namespace) -> Protocol:
 
 def evaluate(args: argparse.Namespace) -> Scorer:
     """The scores of all videos."""
-    device = start(args)
-    cfg = settings(args)
+    device = measure.start(args)
+    cfg = measure.settings(args)
     protocol = protocol_of(args)
     sizes = {"n_samples": args.n_samples, "n_videos": args.n_videos}
     predictions = ModelPredictions(
@@ -63,36 +53,36 @@ def evaluate(args: argparse.Namespace) -> Scorer:
     return scorer
 
 
-def measure(args: argparse.Namespace) -> dict:
-    device = start(args)
+def speeds(args: argparse.Namespace) -> dict:
+    device = measure.start(args)
     protocol = protocol_of(args)
-    whole = [seconds(lambda: evaluate(args), device) for _ in range(args.rounds)]
+    whole = [measure.seconds(lambda: evaluate(args), device) for _ in range(args.rounds)]
     frames = args.n_videos * args.n_samples * protocol.n_future
-    video = clips(args, settings(args), device)[:1, N_PAST:]  # (1, F, 1, H, W)
+    video = measure.clips(args, measure.settings(args), device)[:1, N_PAST:]  # (1, F, 1, H, W)
     target = video.expand(N_SCORED // video.shape[1], *video.shape[1:])
     guess = (target + 0.1 * torch.rand_like(target)).clamp(0, 1)
     scored = target.shape[:2].numel()
-    alone = {}
-    for name, metric in protocol.frame_metrics.items():
-        times = [seconds(lambda metric=metric: metric.score(guess, target), device) for _ in range(2 + args.rounds)][2:]
-        alone[name] = rounded(scored / spread(times)["median"])
+    runs = {name: lambda m=metric: m.score(guess, target) for name, metric in protocol.frame_metrics.items()}
+    alone = measure.turns(runs, args.rounds, device)
     return {
-        "seconds": spread(whole),
+        "seconds": measure.spread(whole),
         "frames": frames,
-        "frames_per_second": rounded(frames / spread(whole)["median"]),
-        "metric_frames_per_second": alone,
-        "peak_memory_mb": peak_memory_mb(evaluate, args),
+        "frames_per_second": measure.rounded(frames / measure.spread(whole)["median"]),
+        "metric_frames_per_second": {
+            name: measure.rounded(scored / measure.spread(times)["median"]) for name, times in alone.items()
+        },
+        "peak_memory_mb": measure.peak_memory_mb(evaluate, args),
     }
 
 
 def main(argv: list[str] | None = None) -> None:
-    flags = parser(__doc__, batch_size=4, n_frames=25)
+    flags = measure.parser(__doc__, batch_size=4, n_frames=25)
     flags.add_argument("--n-videos", type=int, default=4)
     flags.add_argument("--n-samples", type=int, default=20)
     flags.set_defaults(rounds=3, data="smmnist")
     args = flags.parse_args(argv)
-    device = start(args)
-    print(json.dumps({"benchmark": "evaluate"} | vars(args) | machine(device) | measure(args)))
+    device = measure.start(args)
+    print(json.dumps({"benchmark": "evaluate"} | vars(args) | measure.machine(device) | speeds(args)))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from seqvae.device import as_float, choose_device
 from seqvae.memory import keep_memory
 from seqvae.networks import IMAGE_SIZES, NETWORKS
 from seqvae.presets import PRESETS
+from seqvae.training import session
+from seqvae.training.state import TrainState
 
 CHANNELS = {"smmnist": 1, "bair": 3}
 
@@ -79,6 +81,13 @@ def clips(args: argparse.Namespace, cfg: RunConfig, device: torch.device) -> Ten
     dataset = load_dataset(split="train", **cfg.data.arguments())
     video = torch.stack([dataset[i] for i in range(cfg.optim.batch_size)])
     return as_float(video.repeat(1, 1, CHANNELS[args.data], 1, 1), device)
+
+
+def new_run(args: argparse.Namespace, family: str) -> tuple[TrainState, Tensor]:
+    """A run of our model as train.py starts it, and its first clips."""
+    device = start(args)
+    cfg = settings(args, f"--compute.compile={args.compile}", family=family)
+    return session.build_train_state(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:

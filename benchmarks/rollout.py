@@ -16,24 +16,10 @@ import json
 import torch
 from torch import Tensor
 
-from benchmarks.measure import (
-    CHANNELS,
-    clips,
-    machine,
-    model_flags,
-    parser,
-    peak_memory_mb,
-    ratio,
-    rounded,
-    settings,
-    spread,
-    start,
-    turns,
-)
+from benchmarks import measure
 from benchmarks.reference_svg import ReferenceSVG
 from seqvae.metrics.frame import psnr, without_tf32
 from seqvae.models import VideoModel
-from seqvae.training import session
 from seqvae.training.step import train_step
 
 SWEEP = (1, 10, 50, 100, 200)  # samples
@@ -42,9 +28,7 @@ ROWS = 256  # samples x videos at once, as in evaluation
 
 def prepare(args: argparse.Namespace, family: str) -> tuple[VideoModel, Tensor]:
     """The model in eval mode and (B, T, C, H, W) clips."""
-    device = start(args)
-    cfg = settings(args, f"--compute.compile={args.compile}", family=family)
-    train_state, video = session.build_train_state(cfg, CHANNELS[args.data], device), clips(args, cfg, device)
+    train_state, video = measure.new_run(args, family)
     for _ in range(args.train_steps):
         train_step(train_state, video)
     return train_state.model.eval(), video
@@ -83,13 +67,14 @@ def compare(args: argparse.Namespace) -> dict:
         "ours": lambda: rollout(model, video, noise, amp),
         "reference": lambda: reference.rollout(video[:, :n_past], n_future, its_noise),
     }
-    times = turns(runs, args.rounds, video.device)
+    times = measure.turns(runs, args.rounds, video.device)
+    seconds = {name: measure.spread(values) for name, values in times.items()}
     frames = args.n_samples * args.batch_size * n_future
     report = {
-        "seconds": {name: spread(values) for name, values in times.items()},
-        "frames_per_second": {name: rounded(frames / spread(values)["median"]) for name, values in times.items()},
-        "ratio": ratio(times["reference"], times["ours"]),
-        "peak_memory_mb": peak_memory_mb(peak, args, args.n_samples),
+        "seconds": seconds,
+        "frames_per_second": {name: measure.rounded(frames / each["median"]) for name, each in seconds.items()},
+        "ratio": measure.ratio(times["reference"], times["ours"]),
+        "peak_memory_mb": measure.peak_memory_mb(peak, args, args.n_samples),
     }
     if amp:
         target = video[:, n_past:].expand(args.n_samples, *video[:, n_past:].shape)
@@ -97,8 +82,8 @@ def compare(args: argparse.Namespace) -> dict:
         for each in (False, True):
             frames = torch.cat(rollout(model, video, noise, each)).float() / 255
             scores.append(psnr(frames, target))
-        report["psnr_float32"] = rounded(scores[0].mean().item())
-        report["psnr_bf16_minus_float32"] = rounded((scores[1] - scores[0]).mean().item())
+        report["psnr_float32"] = measure.rounded(scores[0].mean().item())
+        report["psnr_bf16_minus_float32"] = measure.rounded((scores[1] - scores[0]).mean().item())
     return report
 
 
@@ -108,25 +93,30 @@ def sweep(args: argparse.Namespace) -> None:
     for n_samples in SWEEP:
         noise = noise_for(args, model, n_samples)
         run = {"ours": lambda noise=noise: rollout(model, video, noise, args.amp == "bf16")}
-        times = spread(turns(run, args.rounds, video.device)["ours"])
+        times = measure.spread(measure.turns(run, args.rounds, video.device)["ours"])
         frames = n_samples * args.batch_size * (args.n_frames - model.n_past)
-        line = {"n_samples": n_samples, "seconds": times, "frames_per_second": rounded(frames / times["median"])}
-        print(json.dumps(line | {"peak_memory_mb": peak_memory_mb(peak, args, n_samples)}), flush=True)
+        line = {
+            "n_samples": n_samples,
+            "seconds": times,
+            "frames_per_second": measure.rounded(frames / times["median"]),
+            "peak_memory_mb": measure.peak_memory_mb(peak, args, n_samples),
+        }
+        print(json.dumps(line), flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
-    flags = parser(__doc__, batch_size=4, n_frames=25)
-    model_flags(flags)
+    flags = measure.parser(__doc__, batch_size=4, n_frames=25)
+    measure.model_flags(flags)
     flags.add_argument("--n-samples", type=int, default=10)
     flags.add_argument("--train-steps", type=int, default=0)
     flags.add_argument("--sweep", action="store_true")
     args = flags.parse_args(argv)
-    device = start(args)
+    device = measure.start(args)
     with without_tf32():  # as evaluation
         if args.sweep:
             sweep(args)
         else:
-            print(json.dumps({"benchmark": "rollout"} | vars(args) | machine(device) | compare(args)))
+            print(json.dumps({"benchmark": "rollout"} | vars(args) | measure.machine(device) | compare(args)))
 
 
 if __name__ == "__main__":

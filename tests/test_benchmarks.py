@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from benchmarks import breakdown, digit_counts, evaluate, geco_grid, rollout, train_step
+from benchmarks import breakdown, digit_counts, evaluate, geco_grid, measure, rollout, train_step
 from benchmarks.measure import matmul_flops, peak_memory_mb, ratio, turns
 from benchmarks.reference_svg import ReferenceTraining
 from datasets import load_dataset
@@ -25,8 +25,7 @@ TINY = ["--width=4", "--batch-size=2", "--image-size=32", "--rounds=1", "--threa
 @pytest.fixture
 def no_new_process(monkeypatch):
     """Peak memory takes a new process, and seconds; one test of it is enough."""
-    for benchmark in (train_step, rollout, evaluate):
-        monkeypatch.setattr(benchmark, "peak_memory_mb", lambda part, *args: part(*args) and None)
+    monkeypatch.setattr(measure, "peak_memory_mb", lambda part, *args: part(*args) and None)
 
 
 def printed(capsys) -> list[dict]:

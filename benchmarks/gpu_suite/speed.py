@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import sys
 from collections.abc import Callable
 from unittest import mock
 
@@ -11,7 +10,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
-from benchmarks import data, evaluate, rollout, train_step
+from benchmarks import data, evaluate, measure, rollout, train_step
 from benchmarks.gpu_suite.correctness import first_clips, loss_of, preset_run
 from benchmarks.gpu_suite.record import Cases, Numbers, Setting, Skip, at_least
 from benchmarks.measure import rounded, seconds, spread, turns
@@ -28,7 +27,7 @@ def printed(main: Callable[[list[str]], None], setting: Setting, *flags: str) ->
 
     Without the new processes in which benchmarks measure memory: each takes as long to start as a part may have.
     """
-    no_processes = mock.patch.object(sys.modules[main.__module__], "peak_memory_mb", lambda *_: None)
+    no_processes = mock.patch.object(measure, "peak_memory_mb", lambda *_: None)
     with no_processes, contextlib.redirect_stdout(io.StringIO()) as out:
         main([*flags, f"--device={setting.device.type}", *(TINY if setting.tiny else ())])
     return json.loads(out.getvalue().splitlines()[-1])
