@@ -77,6 +77,8 @@ def test_arrays_that_are_not_as_the_renderer_writes_them_are_refused(tmp_path, c
 def test_damaged_and_missing_files_are_one_line(tmp_path, capsys):
     path = tmp_path / "pushing.npz"
     assert f"{path} does not exist; give the renderer's pushing.npz" in refused(capsys, path, tmp_path / "data")
+    np.save(tmp_path / "pushing.npy", np.zeros(3))
+    assert "it is a single array" in refused(capsys, tmp_path / "pushing.npy", tmp_path / "data")
     write_npz(path, n_train=20, n_test=1)
     whole = path.read_bytes()
     middle = len(whole) // 2

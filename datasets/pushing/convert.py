@@ -23,7 +23,10 @@ from datasets.files import failure, one_line, sha256
 
 def convert(src: Path, dst: Path) -> None:
     """Writes the arrays, frames last, and prints what they are."""
-    with np.load(src, allow_pickle=False) as file:
+    file = np.load(src, allow_pickle=False)
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError("it is a single array")
+    with file:
         for split in ("test", "train"):  # the small one first, so that what is wrong shows early
             values = {kind: read(file, f"{split}{kind or '_frames'}", *ARRAYS[kind]) for kind in ARRAYS}
             lengths = {f"{split}{kind or '_frames'}": len(array) for kind, array in values.items()}
