@@ -124,6 +124,12 @@ def test_a_mirrored_clip_shows_the_fingertips_where_its_positions_say(tmp_path):
         assert flipped[index].equal(plain[index].flip(-1) if mirrored[index] else plain[index])
 
 
+def test_a_flip_of_1_mirrors_what_true_does(tmp_path):
+    root = write_bair_arrays(tmp_path, name="pushing")
+    by_name, by_number = (load_dataset("pushing", root, "train", seq_len=12, flip=flip) for flip in (True, 1))
+    assert by_name.positions(range(20)).equal(by_number.positions(range(20)))
+
+
 def test_mirrored_actions_lead_from_one_mirrored_position_to_the_next(tmp_path):
     root = write_bair_arrays(tmp_path, name="pushing")
     positions = make_bair(40, seed=1)["positions"]

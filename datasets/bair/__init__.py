@@ -90,7 +90,7 @@ class RobotClips(ClipDataset):
             raise ValueError(f"seq_len must be <= {N_FRAMES}, the length of these videos, got {seq_len}")
         check_int("seed", seed, 0)
         self.name, self.open_values, self.root, self.split = name, open_values, Path(root), split
-        self.seq_len, self.seed, self.flip, self.mirror = seq_len, seed, flip, mirror
+        self.seq_len, self.seed, self.flip, self.mirror = seq_len, seed, bool(flip), mirror
         self._opened: dict[str, ndarray | PngVideos] = {}
         n_published = len(self.videos)  # missing data is an error here, not in the first batch
         n_train = n_published * 95 // 100
