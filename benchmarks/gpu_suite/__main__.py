@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,7 @@ LOG_TAIL = 4_000  # characters of a part's output kept where it was stopped
 class Part:
     """Cases, and how many seconds they may take together; None: they outlast the call, in a session of their own."""
 
-    cases: object  # Callable[[Setting], Cases]
+    cases: Callable[[Setting], Cases]
     limit: int | None
 
 
@@ -185,8 +186,7 @@ def run_cases(setting: Setting, name: str) -> None:
     else:
         threading.Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     record = Record(setting.out)
-    cases: Cases = PARTS[name].cases(setting)
-    for case, run in cases.items():
+    for case, run in PARTS[name].cases(setting).items():
         record.run(name, case, run)
     if detached:
         record.add(name, end="done")

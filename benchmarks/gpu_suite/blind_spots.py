@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 import train
-from benchmarks.gpu_suite.correctness import all_combinations, clips_of, in_folder, loss_of, plain, relative
+from benchmarks.gpu_suite.correctness import all_combinations, clips_of, in_folder, loss_and_gradient, plain, relative
 from benchmarks.gpu_suite.record import Cases, Numbers, Setting, Skip, at_most
 from datasets import load_dataset
 from datasets.on_device import device_batches
@@ -74,11 +74,10 @@ def pinned_copies(setting: Setting) -> Numbers:
     """Batches that the host loads, and those made on the device, while the GPU is busy: the bytes of the data set."""
     n_steps = 3 if setting.tiny else 30
     cfg = dataclasses.replace(TINY, optim=dataclasses.replace(TINY.optim, steps=n_steps, batch_size=50))
-    clips, train_state = (
-        load_dataset(split="train", **cfg.data.arguments()),
-        session.build_train_state(cfg, 1, setting.device),
-    )
-    large = torch.randn(64 if setting.tiny else 8192, 64 if setting.tiny else 8192, device=setting.device)
+    clips = load_dataset(split="train", **cfg.data.arguments())
+    train_state = session.build_train_state(cfg, 1, setting.device)
+    size = 64 if setting.tiny else 8192
+    large = torch.randn(size, size, device=setting.device)
     found = {}
     for name, source in (("loaded", None), ("made", device_batches(clips, setting.device))):
         found[name] = []
@@ -90,7 +89,7 @@ def pinned_copies(setting: Setting) -> Numbers:
 
 
 def sync_batch_norm(setting: Setting, folder: Path) -> Numbers:
-    """Loss and gradient with SyncBatchNorm in a group of one process, against batch norm."""
+    """The gradient with SyncBatchNorm in a group of one process, against batch norm."""
     if setting.device.type != "cuda":
         raise Skip("torch has SyncBatchNorm on CUDA alone")
     cfg = plain(dataclasses.replace(TINY, model=small("svg", norm="batch")))
@@ -101,12 +100,7 @@ def sync_batch_norm(setting: Setting, folder: Path) -> Numbers:
             train_state = session.build_train_state(cfg, 1, setting.device)
             if convert:
                 train_state.model = nn.SyncBatchNorm.convert_sync_batchnorm(train_state.model)
-            video = as_float(clips_of(cfg), setting.device)
-            shape = (train_state.n_importance, len(video), train_state.n_predicted, train_state.model.z_dim)
-            noise = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(setting.device)
-            loss_of(train_state, video, noise).backward()
-            gradients = [weight.grad.double().flatten() for weight in train_state.model.parameters()]
-            results.append(torch.cat(gradients))
+            results.append(loss_and_gradient(train_state, as_float(clips_of(cfg), setting.device))[1])
     finally:
         dist.destroy_process_group()
     error = relative(results[1], results[0])
@@ -153,14 +147,13 @@ def two_processes(setting: Setting, folder: Path) -> Numbers:
         return {"ok": False, "error": f"exit codes {codes}\n{logs(folder)}"}
     flags = [*GECO_FLAGS, norm, f"--compute.device={setting.device.type}", f"--run-dir={folder / 'one'}"]
     assert train.main(flags) == 0
-    rmse = [
-        torch.tensor(
-            [line["train/rmse"] for line in read_metrics(folder / run / "metrics.jsonl") if "train/rmse" in line]
-        )
-        for run in ("two", "one")
-    ]
-    error = relative(*rmse)
-    return {"steps": len(rmse[0]), "rmse": error} | at_most(error, 1e-3)
+
+    def rmse(run: str) -> torch.Tensor:
+        lines = read_metrics(folder / run / "metrics.jsonl")
+        return torch.tensor([line["train/rmse"] for line in lines if "train/rmse" in line])
+
+    error = relative(rmse("two"), rmse("one"))
+    return {"steps": len(rmse("two")), "rmse": error} | at_most(error, 1e-3)
 
 
 def lost_process(setting: Setting, folder: Path) -> Numbers:

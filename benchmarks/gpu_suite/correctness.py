@@ -80,29 +80,33 @@ def loss_of(train_state: TrainState, video: Tensor, noise: Tensor) -> Tensor:
     return train_state.objective(terms)[0]
 
 
+def loss_and_gradient(train_state: TrainState, video: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and gradient of a training step with fixed noise, float64 on the CPU."""
+    shape = (train_state.n_importance, len(video), train_state.n_predicted, train_state.model.z_dim)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    loss = loss_of(train_state, video, noise.to(video))
+    loss.backward()
+    gradient = torch.cat([weight.grad.double().cpu().flatten() for weight in train_state.model.parameters()])
+    return loss.detach().double().cpu(), gradient
+
+
 def same_step(setting: Setting) -> Cases:
     """Loss and gradient in float32 on the device, against float64 on the CPU."""
 
-    def loss_and_gradient(cfg: RunConfig, weights: dict, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    def step(cfg: RunConfig, weights: dict, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         torch.set_default_dtype(dtype)
         try:
             train_state = session.build_train_state(plain(cfg), 1, device)
             train_state.model.to(dtype).load_state_dict(weights)  # `to` for buffers made as float32
-            video = as_float(clips_of(cfg), CPU).to(device, dtype)
-            shape = (train_state.n_importance, len(video), train_state.n_predicted, train_state.model.z_dim)
-            noise = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-            loss = loss_of(train_state, video, noise.to(device, dtype))
-            loss.backward()
+            return loss_and_gradient(train_state, as_float(clips_of(cfg), CPU).to(device, dtype))
         finally:
             torch.set_default_dtype(torch.float32)
-        gradient = torch.cat([weight.grad.double().cpu().flatten() for weight in train_state.model.parameters()])
-        return [loss.detach().double().cpu(), gradient]
 
     def compare(cfg: RunConfig) -> Numbers:
         weights = session.build_train_state(plain(cfg), 1, CPU).model.state_dict()
         with without_tf32():
-            ours = loss_and_gradient(cfg, weights, setting.device, torch.float32)
-            exact = loss_and_gradient(cfg, weights, CPU, torch.float64)
+            ours = step(cfg, weights, setting.device, torch.float32)
+            exact = step(cfg, weights, CPU, torch.float64)
         errors = [relative(*pair) for pair in zip(ours, exact)]
         return {"loss": errors[0], "gradient": errors[1]} | at_most(max(errors), STEP_TOLERANCE)
 

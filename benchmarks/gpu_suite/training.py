@@ -86,7 +86,7 @@ def end_with_parent() -> None:
 def train_and_watch(setting: Setting, name: str, run: Run) -> Numbers:
     """Train, score new best checkpoints meanwhile, and say when each published mark was passed."""
     run_dir = setting.out / "runs" / name
-    steps, scored = number_of_steps(setting, name, run), []
+    steps = number_of_steps(setting, name, run)
     process = subprocess.Popen(command(setting, name, run, steps), preexec_fn=end_with_parent)
     try:
         begin = time.monotonic()
@@ -96,33 +96,30 @@ def train_and_watch(setting: Setting, name: str, run: Run) -> Numbers:
                 process.send_signal(signal.SIGTERM)  # saves first
                 process.wait()
             elif run.watched:
-                scored += score_new(setting, name, scored)
+                score_new(setting, name)
     finally:
         process.kill()
         process.wait()
     if process.returncode not in (0, UNFINISHED):
         return {"ok": False, "error": f"train.py ended with exit code {process.returncode}; see training.log"}
-    scored += score_new(setting, name, scored)
+    score_new(setting, name)
     last = checkpoint.load(run_dir / "checkpoints" / "last.pt")["step"]
     numbers = {"steps": last, "of": int(steps), "training_seconds": round(training_seconds(run_dir, last), 1)}
     return numbers | best_score(setting, name) | passed(setting, name)
 
 
-def score_new(setting: Setting, name: str, scored: list[int]) -> list[int]:
-    """Score the best checkpoint if it is not among those scored; returns its step, as a list. A case for each."""
+def score_new(setting: Setting, name: str) -> None:
+    """Score the best checkpoint unless it has been: each is a case of its own."""
     best = setting.out / "runs" / name / "checkpoints" / "best.pt"
     if not best.exists():
-        return []
+        return
     snapshot = setting.out / "snapshot"
     shutil.rmtree(snapshot, ignore_errors=True)
     (snapshot / "checkpoints").mkdir(parents=True)
     shutil.copy(best, snapshot / "checkpoints")  # training replaces the file, never rewrites it
     shutil.copy(best.parent.parent / "config.json", snapshot)
     step = checkpoint.load(snapshot / "checkpoints" / "best.pt")["step"]
-    if step not in scored:
-        Record(setting.out).run("scores", f"{name}, step {step}", lambda: score(setting, name, snapshot, step))
-        return [step]
-    return []
+    Record(setting.out).run("scores", f"{name}, step {step}", lambda: score(setting, name, snapshot, step))
 
 
 def score(setting: Setting, name: str, snapshot: Path, step: int) -> Numbers:
