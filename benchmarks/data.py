@@ -195,12 +195,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps({"benchmark": "moving_mnist", "device": "cpu", "source": source} | result))
     for batch_size in (100, 1000) if torch.cuda.is_available() else ():
         for source, result in digits_on_device(batch_size, torch.device("cuda")).items():
-            device = torch.cuda.get_device_name()
-            print(
-                json.dumps(
-                    {"benchmark": "moving_mnist", "device": device, "source": source, "batch": batch_size} | result
-                )
-            )
+            line = {"benchmark": "moving_mnist", "device": torch.cuda.get_device_name(), "source": source}
+            print(json.dumps(line | {"batch": batch_size} | result))
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         print(json.dumps({"benchmark": "convert_bair"} | conversion(Path(folder))))
         print(json.dumps({"benchmark": "bair"} | reading(Path(folder) / "dst")))

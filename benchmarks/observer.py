@@ -101,8 +101,7 @@ def futures(dataset: SimulatedDigits, speeds: ndarray, n_videos: int, n_samples:
 def show_scores(dataset: SimulatedDigits, predicted: ndarray) -> None:
     """Print mean and best PSNR (frames of at most 40 dB, as the oracle's) and SSIM."""
     n_samples, n_videos = predicted.shape[:2]
-    truth = torch.stack(dataset.__getitems__(range(n_videos)))[:, N_PAST:].float()
-    truth = truth / 255 if truth.max() > 1 else truth
+    truth = torch.stack(dataset.__getitems__(range(n_videos)))[:, N_PAST:].float() / 255
     scores = {"PSNR": [], "SSIM": []}
     for sample in predicted:
         frames = torch.from_numpy(sample).float() / 255
