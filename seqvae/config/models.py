@@ -13,26 +13,28 @@ class ModelConfig(Settings):
     group = "model"
     needs_context: ClassVar[bool] = True  # whether the model conditions on observed frames, at least one
     actions: ClassVar[int] = 0  # numbers of each action that the model is given; a field in families that take any
+    prior, norm = "fixed", "group"  # of families that have no such fields
 
     family: str  # svg: LSTMs on features; transport: moves what it saw; scene: for a still camera; image: images
 
     @property
     def has_latent(self) -> bool:
         """Whether futures differ from sample to sample; without a latent there is one, and no KL."""
-        return True
+        return self.prior != "none"
 
     @property
     def batch_statistics(self) -> bool:
         """Whether a training step normalises by the statistics of the clips in each pass (batch norm)."""
-        return False
+        return self.norm == "batch"
 
     def least_weights(self) -> int:
         """Lower bound of the number of weights, from sizes alone; absurd ones are refused before anything is made."""
         return 0
 
-    def require_positive(self, *names: str) -> None:
-        """ValueError for the first of these fields that is less than 1."""
+    def check_sizes(self, *names: str) -> None:
+        """ValueError for the first of these fields that is less than 1, and for actions out of range."""
         self.require(">= 1", lambda value: value >= 1, *names)
+        self.require("in [0, 1024]", lambda value: 0 <= value <= 1024, "actions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,16 +59,7 @@ class SvgConfig(ModelConfig):
         latent = ("z_dim", "posterior_layers", "prior_layers")
         unused = {"none": latent, "fixed": ("prior_layers",), "learned": ()}[self.prior]
         self.refuse(f"is not used with model.prior {self.prior}", *unused)
-        self.require_positive("width", "g_dim", "rnn_size", "predictor_layers", *latent)
-        self.require("in [0, 1024]", lambda value: 0 <= value <= 1024, "actions")
-
-    @property
-    def has_latent(self) -> bool:
-        return self.prior != "none"
-
-    @property
-    def batch_statistics(self) -> bool:
-        return self.norm == "batch"
+        self.check_sizes("width", "g_dim", "rnn_size", "predictor_layers", *latent)
 
     def least_weights(self) -> int:
         n_layers = self.predictor_layers + self.has_latent * self.posterior_layers
@@ -90,12 +83,7 @@ class TransportConfig(ModelConfig):
     def __post_init__(self) -> None:
         if self.prior == "fixed":
             self.refuse("is not used with model.prior fixed, which is blind to them", "actions")
-        self.require_positive("layers", "rnn_size", "width", "max_displacement")
-        self.require("in [0, 1024]", lambda value: 0 <= value <= 1024, "actions")
-
-    @property
-    def has_latent(self) -> bool:
-        return self.prior != "none"
+        self.check_sizes("layers", "rnn_size", "width", "max_displacement")
 
     def least_weights(self) -> int:
         gate = 9 * 4**2 * self.width * (self.layers + 2)  # on patches of 4x4 pixels
@@ -119,12 +107,7 @@ class SceneConfig(ModelConfig):
     def __post_init__(self) -> None:
         if not self.has_latent:
             self.refuse("is not used with model.prior none", "z_dim")
-        self.require_positive("z_dim", "width", "rnn_size", "motions", "max_displacement")
-        self.require("in [0, 1024]", lambda value: 0 <= value <= 1024, "actions")
-
-    @property
-    def has_latent(self) -> bool:
-        return self.prior != "none"
+        self.check_sizes("z_dim", "width", "rnn_size", "motions", "max_displacement")
 
     def least_weights(self) -> int:
         linear = self.rnn_size * (16 * self.rnn_size + self.has_latent * (8 * self.rnn_size + self.z_dim))
@@ -145,14 +128,10 @@ class ImageConfig(ModelConfig):
     z_dim: int = 10  # latents per image
 
     def __post_init__(self) -> None:
-        self.require_positive("width", "g_dim", "z_dim")
+        self.check_sizes("width", "g_dim", "z_dim")
 
     def least_weights(self) -> int:
         return 16 * self.width**2 + (self.width + self.z_dim) * self.g_dim
-
-    @property
-    def batch_statistics(self) -> bool:
-        return self.norm == "batch"
 
 
 _CLASSES = (SvgConfig, TransportConfig, SceneConfig, ImageConfig)
