@@ -72,19 +72,10 @@ def complete(model: VideoModel, statistics: Statistics, mask: Tensor, *, dequant
 
 
 def batch_terms(
-    model: VideoModel,
-    video: Tensor,
-    noise: Tensor,
-    mask: Tensor,
-    *,
-    uniform: Tensor | None = None,
-    amp: bool = False,
-    n_past: int | None = None,
-    actions: Tensor | None = None,
+    model: VideoModel, video: Tensor, noise: Tensor, mask: Tensor, *, uniform: Tensor | None = None, **options
 ) -> tuple[Prediction, Terms]:
     """Model output and terms of a batch that is in one piece; arguments as in `frame_statistics` and `complete`."""
-    given = {"uniform": uniform, "amp": amp, "n_past": n_past, "actions": actions}
-    out, statistics = frame_statistics(model, video, noise, **given)
+    out, statistics = frame_statistics(model, video, noise, uniform=uniform, **options)
     return out, complete(model, statistics, mask, dequantised=uniform is not None)
 
 
