@@ -170,11 +170,13 @@ def run(
     checkpoints, interval, vote = run_dir / "checkpoints", Interval(), distributed.Vote()
     clips, signal_number, done = batches(state, train_clips, source), 0, True
     bar = tqdm(total=cfg.optim.steps, initial=state.step, unit="step", disable=None if main else True)
-    with contextlib.ExitStack() as stack:
-        stopped = stack.enter_context(stop_signals())
-        logger = stack.enter_context(contextlib.closing(Logger(run_dir, cfg, state.step))) if main else None
-        for context in (bar, contextlib.closing(clips), distributed.peers()):
-            stack.enter_context(context)
+    with (
+        stop_signals() as stopped,
+        contextlib.closing(Logger(run_dir, cfg, state.step)) if main else contextlib.nullcontext() as logger,
+        bar,
+        contextlib.closing(clips),
+        distributed.peers(),
+    ):
         while state.step < cfg.optim.steps:
             with interval.waiting():
                 batch, actions = next(clips)
@@ -206,11 +208,9 @@ def run(
                     logger.log(step, validated)
                     numbers = {name: value for name, value in validated.items() if not isinstance(value, list)}
                     words = ", ".join(f"{name.split('/')[1]} {value:.4g}" for name, value in numbers.items())
-                    for sentence in (
-                        f"step {step}/{cfg.optim.steps}  validation: {words}",
-                        *state.objective.warnings(),
-                    ):
-                        tqdm.write(sentence)
+                    tqdm.write(f"step {step}/{cfg.optim.steps}  validation: {words}")
+                    for warning in state.objective.warnings():
+                        tqdm.write(warning)
                     checkpoint.save(checkpoints, state.state_dict(), best=better)
                 elif main and signal_number:
                     checkpoint.save(checkpoints, state.state_dict(), best=False)

@@ -62,7 +62,8 @@ def train(cfg: RunConfig, lock: RunLock, load_dataset: LoadDataset, device_batch
         distributed.on_main(lambda: make_run_dir(run_dir, lock))
     try:
         if distributed.is_main():
-            write_atomically(run_dir / "config.json", json.dumps(description(cfg), indent=1).encode())
+            settings = {"config": to_json(cfg), **provenance()}
+            write_atomically(run_dir / "config.json", json.dumps(settings, indent=1).encode())
         signal_name = run(train_state, run_dir, train_clips, valid_clips, source)
     except TrainingFailed as error:  # on every process alike
         raise failed(cfg, str(error), everywhere=False) from None
@@ -81,8 +82,8 @@ def train(cfg: RunConfig, lock: RunLock, load_dataset: LoadDataset, device_batch
     if signal_name is not None:
         distributed.say(f"{signal_name}: saved at step {train_state.step}; the same command resumes from there")
         return UNFINISHED if signal_name == "SIGTERM" else 128 + signal.Signals[signal_name]
-    for line in ending(train_state):
-        distributed.say(line)
+    if summary := train_state.objective.summary():
+        distributed.say(f"{cfg.objective.name}: {summary}")
     distributed.say(f"{run_dir} is finished. Look at {run_dir}/samples, then: python evaluate.py {run_dir}")
     return 0
 
@@ -225,11 +226,6 @@ def init_from(train_state: TrainState, other: Path) -> None:
     distributed.say(f"weights of {state['path']}, step {state['step']}")
 
 
-def description(cfg: RunConfig) -> dict:
-    """config.json: the resolved settings, and what they ran with."""
-    return {"config": to_json(cfg), **provenance()}
-
-
 def dry_run(cfg: RunConfig, load_dataset: LoadDataset) -> None:
     """Prints what would be trained, and its cost, from one clip's forward pass."""
     device = choose_device(cfg.compute.device, "--compute.device")
@@ -258,9 +254,3 @@ def dry_run(cfg: RunConfig, load_dataset: LoadDataset) -> None:
     print(f"cost           {flops / 1e12:.3f} TFLOP per step, {flops * cfg.optim.steps / 1e15:.2f} PFLOP in all")
     print(f"device         {describe(device, resolve_amp(cfg.compute, device))}")
     print(f"run folder     {cfg.run_dir}")
-
-
-def ending(train_state: TrainState) -> list[str]:
-    """The verdict, in words."""
-    summary = train_state.objective.summary()
-    return [f"{train_state.cfg.objective.name}: {summary}"] if summary else []
