@@ -40,7 +40,7 @@ from seqvae.likelihoods.gaussian import OneSigma, gaussian_log_prob
 from seqvae.objectives import Elbo
 from seqvae.training import session
 from seqvae.training.logger import read_metrics
-from seqvae.training.loop import StepSampler
+from seqvae.training.loop import StepSampler, TrainingFailed
 from seqvae.training.session import UNFINISHED, build_train_state
 from seqvae.training.state import TrainState
 from seqvae.training.step import train_step
@@ -276,6 +276,15 @@ def test_processes_share_the_clips_of_a_step_whatever_their_number(monkeypatch):
             parts.append(list(StepSampler(1000, 7, 0, range(4))))
         assert [sum(step, []) for step in zip(*parts)] == whole
         assert {len(step) for part in parts for step in part} <= {7 // size, 7 // size + 1}
+
+
+def test_a_run_that_failed_by_itself_has_not_lost_the_others(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(distributed.PeerLost, match="process 0 of 2"), distributed.peers():
+        raise RuntimeError("Connection closed by peer")
+    with pytest.raises(TrainingFailed), distributed.peers():
+        raise TrainingFailed("10 steps in a row; runs/gloo/checkpoints/last.pt is the last checkpoint")
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,11 @@ Source = Callable[[list[int]], Tensor]  # clip indices -> uint8 (B, T, C, H, W) 
 MAX_SKIPPED = 10  # non-finite steps in a row that end a run
 
 
-class TrainingFailed(RuntimeError):
-    """The run cannot continue; the message says why and what is left."""
+class TrainingFailed(Exception):
+    """The run cannot continue; the message says why and what is left.
+
+    No RuntimeError: `distributed.peers` tells those of a lost connection by their words, and a path may hold any word.
+    """
 
 
 class StepSampler(Sampler[list[int]]):
