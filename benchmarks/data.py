@@ -143,7 +143,7 @@ def memory(line: str) -> float:
         status = Path("/proc/self/status").read_text()
     except OSError:
         return float("nan")
-    return int(status.split(f"{line}:")[1].split()[0]) / 1024
+    return int(status.split(f"{line}:")[1].split()[0]) * 1024 / 1e6
 
 
 def conversion(folder: Path) -> dict:

@@ -141,7 +141,7 @@ def process_peak_mb() -> float:
     """Highest resident memory of this process so far; Linux alone says it, 0 elsewhere."""
     status = Path("/proc/self/status")  # not ru_maxrss, which a new process inherits from its parent
     lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM")), 0.0)
+    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
 class FlopCounter(FlopCounterMode):

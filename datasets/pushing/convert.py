@@ -73,6 +73,8 @@ def main(arguments: list[str]) -> int:
             raise ValueError(f"{args.src} is not a usable pushing.npz ({one_line(error)})") from None
     except (ValueError, OSError) as error:
         return failure("datasets.pushing.convert", error)
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

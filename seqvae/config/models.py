@@ -13,7 +13,8 @@ class ModelConfig(Settings):
     group = "model"
     needs_context: ClassVar[bool] = True  # whether the model conditions on observed frames, at least one
     actions: ClassVar[int] = 0  # numbers of each action that the model is given; a field in families that take any
-    prior, norm = "fixed", "group"  # of families that have no such fields
+    # Of families that have no such fields. Not annotated: a field of that name keeps its own place among the flags.
+    prior, norm = "fixed", "group"
 
     family: str  # svg: LSTMs on features; transport: moves what it saw; scene: for a still camera; image: images
 

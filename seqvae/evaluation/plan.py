@@ -95,12 +95,20 @@ def _check_memory(args: EvalConfig, n_samples: int, n_videos: int, n_frames: int
 
 
 def facts_before(out: Path, sizes: Sequence[str] = ("n_samples", "n_videos")) -> dict[str, object]:
-    """Facts of an earlier evaluation in `out`, which is not to be replaced by a smaller one; empty if there is none."""
+    """Facts of an earlier evaluation in `out`, which is not to be replaced by a smaller one; empty if there is none.
+
+    Raises:
+        ValueError: it is one of images where videos are evaluated, or the reverse.
+    """
     try:
-        facts = json.loads((out / "metrics.json").read_text())
-        return facts | {name: int(facts[name]) for name in sizes}
-    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        facts = dict(json.loads((out / "metrics.json").read_text()))
+        of_images, sizes_before = "n_images" in facts, {name: int(facts[name]) for name in sizes if name in facts}
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
+    if of_images != ("n_images" in sizes):
+        kind = "images" if of_images else "videos"
+        raise ValueError(f"{out} holds an evaluation of {kind}; choose another --out, or move it away")
+    return facts | sizes_before if len(sizes_before) == len(sizes) else {}
 
 
 def execute(
