@@ -178,3 +178,10 @@ def test_a_family_is_refused_on_data_that_it_is_not_for():
     for data, family in ((IMAGES, "svg"), (RUN.data, "image")):
         with pytest.raises(ValueError, match=f"data.name {data.name} holds .* models of family {family} are for"):
             RunConfig(data=data, model=small(family))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_width_that_does_not_divide_into_groups_of_16_channels_builds(family):
+    group = {"norm": "group"} if hasattr(small(family), "norm") else {}
+    norms = [m for m in build(small(family, width=56, **group)).modules() if isinstance(m, torch.nn.GroupNorm)]
+    assert any(norm.num_channels == 56 for norm in norms)

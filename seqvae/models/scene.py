@@ -25,6 +25,7 @@ from seqvae.gaussian import Gaussian, standard_normal_like
 from seqvae.likelihoods import Likelihood
 from seqvae.models.base import ActionScale, Prediction, VideoModel, float32
 from seqvae.models.transport import ParameterHead
+from seqvae.networks.blocks import norm_and_leak, normed_conv
 
 PATCH = 4  # networks see patches of 4x4 pixels
 LOGVAR_RANGE = 8.0  # of the latents, reached smoothly
@@ -66,8 +67,8 @@ class Encoder(nn.Module):
         places = image_size // PATCH
         self.place = nn.Parameter(torch.empty(width, places, places).normal_(std=0.02))  # the camera stands still
         self.fine = nn.Sequential(nn.PixelUnshuffle(PATCH), nn.Conv2d(PATCH**2 * 2 * channels, width, 3, 1, 1))
-        self.norm = nn.Sequential(nn.GroupNorm(max(1, width // 16), width), nn.LeakyReLU(0.2))
-        self.coarse = _block(width, 2 * width, 4, 2)
+        self.norm = norm_and_leak("group", width)
+        self.coarse = normed_conv(width, 2 * width, kernel=4, stride=2)
         narrow = nn.Conv2d(2 * width, 16, 1), nn.LeakyReLU(0.2), nn.Flatten()
         self.vector = nn.Sequential(*narrow, nn.Linear(16 * (places // 2) ** 2, g_dim))
 
@@ -85,9 +86,9 @@ class Figure(nn.Module):
         super().__init__()
         wide, places = 2 * width, image_size // (2 * PATCH)
         self.lay = nn.Sequential(nn.Linear(pose_size, wide * places**2), nn.Unflatten(1, (wide, places, places)))
-        self.norm = nn.Sequential(nn.GroupNorm(max(1, wide // 16), wide), nn.LeakyReLU(0.2))
+        self.norm = norm_and_leak("group", wide)
         self.up = nn.ConvTranspose2d(wide, wide, 4, 2, 1)
-        self.mix = nn.Sequential(nn.GroupNorm(max(1, wide // 16), wide), nn.LeakyReLU(0.2), _block(wide, wide))
+        self.mix = nn.Sequential(*norm_and_leak("group", wide), normed_conv(wide, wide))
         self.pixels = nn.Sequential(nn.Conv2d(wide, PATCH**2 * (1 + channels), 1), nn.PixelShuffle(PATCH))
 
     def forward(self, pose: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,13 +103,13 @@ class Ground(nn.Module):
     def __init__(self, channels: int, width: int, n_motions: int, image_size: int) -> None:
         super().__init__()
         wide, places = 2 * width, image_size // (2 * PATCH)
-        self.join = _block(2 * wide, wide)
+        self.join = normed_conv(2 * wide, wide)
         self.motion = nn.Sequential(
             *(nn.Conv2d(wide, 16, 1), nn.LeakyReLU(0.2), nn.Flatten()),
             *(nn.Linear(16 * places**2, 128), nn.LeakyReLU(0.2), nn.Linear(128, 3 * n_motions)),
         )
         self.up = nn.ConvTranspose2d(wide, width, 4, 2, 1)
-        self.mix = _block(2 * width, wide)
+        self.mix = normed_conv(2 * width, wide)
         self.pixels = nn.Sequential(nn.Conv2d(wide, PATCH**2 * (n_motions + 3 + channels), 1), nn.PixelShuffle(PATCH))
         with torch.no_grad():
             self.pixels[0].weight.mul_(0.3)
@@ -267,8 +268,3 @@ class Scene(VideoModel[SceneState]):
         rows = rows.unflatten(-1, (self.channels, size)).unflatten(1, (-1, size))  # (R, M, H, C, W)
         columns = rows.flatten(2, 3) @ bands[:, :, 1].transpose(-1, -2)  # (R, M, H C, W)
         return columns.unflatten(2, (size, self.channels)).transpose(2, 3)
-
-
-def _block(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, 1)
-    return nn.Sequential(conv, nn.GroupNorm(max(1, out_channels // 16), out_channels), nn.LeakyReLU(0.2))

@@ -24,6 +24,7 @@ from seqvae.likelihoods import Likelihood
 from seqvae.models import cuts
 from seqvae.models.base import ActionScale, Prediction, VideoModel, float32
 from seqvae.models.evidence import VELOCITY_WAVES, Evidence, fourier
+from seqvae.networks.blocks import normed_conv
 
 # Pictures lie in [EDGE, 1 - EDGE], so that their logits are finite. Half a grey level would cost black 0.03 of SSIM.
 EDGE = 1e-4
@@ -60,9 +61,9 @@ class WriteGate(nn.Module):
     def __init__(self, in_channels: int, layers: int, width: int, image_size: int) -> None:
         super().__init__()
         coarsest = (image_size // (4 * PATCH)) ** 2
-        self.fine = nn.Sequential(nn.PixelUnshuffle(PATCH), _block(PATCH**2 * in_channels, width, 3, 1))
-        self.down_half = _block(width, width, 4, 2)
-        self.down_quarter = _block(width, width, 4, 2)
+        self.fine = nn.Sequential(nn.PixelUnshuffle(PATCH), normed_conv(PATCH**2 * in_channels, width))
+        self.down_half = normed_conv(width, width, kernel=4, stride=2)
+        self.down_quarter = normed_conv(width, width, kernel=4, stride=2)
         self.everywhere = nn.Sequential(
             *(nn.Flatten(), nn.Linear(coarsest * width, 256), nn.ReLU()),
             *(nn.Linear(256, coarsest * width), nn.ReLU()),
@@ -70,7 +71,7 @@ class WriteGate(nn.Module):
         self.up_half = nn.ConvTranspose2d(2 * width, width, 4, 2, 1)
         self.up_fine = nn.ConvTranspose2d(2 * width, width, 4, 2, 1)
         self.head = nn.Sequential(
-            _block(2 * width, width, 3, 1), nn.Conv2d(width, PATCH**2 * layers, 3, 1, 1), nn.PixelShuffle(PATCH)
+            normed_conv(2 * width, width), nn.Conv2d(width, PATCH**2 * layers, 3, 1, 1), nn.PixelShuffle(PATCH)
         )
 
     def forward(self, seen: Tensor) -> Tensor:
@@ -400,11 +401,6 @@ class ParameterHead(nn.Module):
         rest = self.rest(torch.cat([pictures, logits / 4], -3).flatten(0, -4)).to(logits.dtype)
         rest = rest.unflatten(0, pictures.shape[:-3])
         return torch.cat([logits[..., : self.mean_channels, :, :], rest], -3)
-
-
-def _block(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, 1)
-    return nn.Sequential(conv, nn.GroupNorm(max(1, out_channels // 16), out_channels), nn.LeakyReLU(0.2))
 
 
 def _scale(layer: nn.Linear, factor: float) -> None:

@@ -30,9 +30,19 @@ def head_norm(norm: str, g_dim: int) -> nn.Module:
     return build_norm(norm, g_dim) if norm == "batch" else nn.Identity()
 
 
+def norm_and_leak(norm: str, channels: int) -> nn.Sequential:
+    """A norm and leaky ReLU."""
+    return nn.Sequential(build_norm(norm, channels), nn.LeakyReLU(LEAK, inplace=True))
+
+
 def normed(layer: nn.Module, norm: str, channels: int) -> nn.Sequential:
     """The layer, its norm and leaky ReLU."""
-    return nn.Sequential(layer, build_norm(norm, channels), nn.LeakyReLU(LEAK, inplace=True))
+    return nn.Sequential(layer, *norm_and_leak(norm, channels))
+
+
+def normed_conv(c_in: int, c_out: int, norm: str = "group", kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution with padding 1, its norm and leaky ReLU."""
+    return normed(nn.Conv2d(c_in, c_out, kernel, stride, 1), norm, c_out)
 
 
 def add_shared(d: Tensor, term: Tensor) -> Tensor:

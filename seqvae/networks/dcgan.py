@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from seqvae.networks.blocks import (
-    LEAK,
     Halving,
     add_shared,
-    build_norm,
     features,
     first_maps,
     head_norm,
     level_channels,
+    norm_and_leak,
     normed,
 )
 from seqvae.networks.cpu_kernels import strided
@@ -56,9 +55,7 @@ class DCGANDecoder(nn.Module):
         self.levels = nn.ModuleList(
             nn.ConvTranspose2d(inputs * c_in, c_out, 4, 2, 1) for c_in, c_out in zip(widths, [*widths[1:], channels])
         )
-        self.norms = nn.ModuleList(
-            nn.Sequential(build_norm(norm, c_out), nn.LeakyReLU(LEAK, inplace=True)) for c_out in widths[1:]
-        )
+        self.norms = nn.ModuleList(norm_and_leak(norm, c_out) for c_out in widths[1:])
 
     def skip_terms(self, skips: list[Tensor]) -> list[Tensor]:
         """Encoder skips of B frames, fine to coarse -> what they add at each level, coarse to fine, bias included."""

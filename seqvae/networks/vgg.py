@@ -8,11 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqvae.networks.blocks import LEAK, add_shared, build_norm, features, first_maps, head_norm, level_channels, normed
-
-
-def _conv(c_in: int, c_out: int, norm: str) -> nn.Sequential:
-    return normed(nn.Conv2d(c_in, c_out, 3, padding=1), norm, c_out)
+from seqvae.networks.blocks import (
+    add_shared,
+    features,
+    first_maps,
+    head_norm,
+    level_channels,
+    norm_and_leak,
+    normed,
+    normed_conv,
+)
 
 
 class VGGEncoder(nn.Module):
@@ -22,7 +27,9 @@ class VGGEncoder(nn.Module):
         super().__init__()
         widths = level_channels(image_size, width)
         self.levels = nn.ModuleList(
-            nn.Sequential(_conv(c_in, c_out, norm), *(_conv(c_out, c_out, norm) for _ in range(1 if i < 2 else 2)))
+            nn.Sequential(
+                normed_conv(c_in, c_out, norm), *(normed_conv(c_out, c_out, norm) for _ in range(1 if i < 2 else 2))
+            )
             for i, (c_in, c_out) in enumerate(zip([channels, *widths], widths))
         )
         self.head = nn.Sequential(nn.Conv2d(widths[-1], g_dim, 4), head_norm(norm, g_dim), nn.Tanh())
@@ -53,9 +60,9 @@ class VGGDecoder(nn.Module):
         for i, (c, c_next) in enumerate(zip(widths, [*widths[1:], channels])):
             finest, from_fine = i == len(widths) - 1, len(widths) - 1 - i
             # As the encoder's levels, mirrored: three convolutions, two in the two finest; the last one has no norm.
-            middle = [] if from_fine < 2 else [_conv(c, c, norm)]
-            last = nn.Conv2d(c, c_next, 3, padding=1) if finest else _conv(c, c_next, norm)
-            self.rests.append(nn.Sequential(build_norm(norm, c), nn.LeakyReLU(LEAK, inplace=True), *middle, last))
+            middle = [] if from_fine < 2 else [normed_conv(c, c, norm)]
+            last = nn.Conv2d(c, c_next, 3, padding=1) if finest else normed_conv(c, c_next, norm)
+            self.rests.append(nn.Sequential(*norm_and_leak(norm, c), *middle, last))
 
     def skip_terms(self, skips: list[Tensor]) -> list[Tensor]:
         """Encoder skips of B frames, fine to coarse -> what they add at each level, coarse to fine, bias included."""
