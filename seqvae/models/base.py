@@ -9,6 +9,7 @@ in `seqvae.config.models`. What is built on them (`predict`, `rollout`, `reconst
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
@@ -178,21 +179,18 @@ class VideoModel(nn.Module, ABC, Generic[State]):
         assert not self.training, "predictions use eval mode: batch statistics would make them depend on the batch"
         n_observed = max(context.shape[1] - 1, 0)  # frames whose z comes from the posterior
         assert noise.shape[2] == n_observed + n_future, (noise.shape, context.shape, n_future)
-        past, future = None, [None] * n_future
-        if actions is not None:
-            past = actions[:, :n_observed]
-            future = actions[:, n_observed:].repeat(len(noise), 1, 1).unbind(1)  # (N * B, A)
-        state = self.start(context, noise[:, :, :n_observed], past)
+        n_samples = len(noise)
+        by_frame = actions_by_frame(actions, n_samples, noise.shape[2])
+        state = self.start(context, noise[:, :, :n_observed], None if actions is None else actions[:, :n_observed])
         frames, sigmas = [], []
-        for eps, action in zip(noise[:, :, n_observed:].flatten(0, 1).unbind(1), future, strict=True):  # (N * B, Z)
+        for eps, action in zip(noise.flatten(0, 1).unbind(1)[n_observed:], by_frame[n_observed:], strict=True):
             params, state = self.step(state, eps, action)  # (N * B, param_channels, H, W)
             frames.append(self.mean_frame(params, state))  # (N * B, C, H, W)
             sigmas.append(self.likelihood.sigma(params))
-        shape = noise.shape[:2]
         sigma = sigmas[0]
         if sigma is not None and sigma.ndim:  # differs from frame to frame
-            sigma = torch.stack(sigmas, 1).unflatten(0, shape)
-        return torch.stack(frames, 1).unflatten(0, shape), sigma
+            sigma = stack_frames(sigmas, n_samples)
+        return stack_frames(frames, n_samples), sigma
 
     @torch.no_grad()
     def reconstruct(
@@ -224,6 +222,16 @@ class ActionScale(nn.Module):
     def forward(self, actions: Tensor) -> Tensor:
         """(..., A) -> (..., A)."""
         return (actions - self.mean) / self.std
+
+
+def actions_by_frame(actions: Tensor | None, n_samples: int, n_frames: int) -> Sequence[Tensor | None]:
+    """(B, F, A) -> F of (N * B, A), sample n of video b in row n * B + b; F of None without actions."""
+    return [None] * n_frames if actions is None else actions.repeat(n_samples, 1, 1).unbind(1)
+
+
+def stack_frames(frames: Sequence[Tensor], n_samples: int) -> Tensor:
+    """F of (N * B, ...) -> (N, B, F, ...)."""
+    return torch.stack(tuple(frames), 1).unflatten(0, (n_samples, -1))
 
 
 def float32(like: Tensor) -> torch.autocast:

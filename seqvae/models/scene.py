@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from seqvae.config.models import SceneConfig
 from seqvae.gaussian import Gaussian, standard_normal_like
 from seqvae.likelihoods import Likelihood
-from seqvae.models.base import ActionScale, Prediction, VideoModel, float32
+from seqvae.models.base import ActionScale, Prediction, VideoModel, actions_by_frame, float32, stack_frames
 from seqvae.models.transport import ParameterHead
 from seqvae.networks.blocks import norm_and_leak, normed_conv
 
@@ -163,11 +163,13 @@ class Scene(VideoModel[SceneState]):
     ) -> Prediction:
         """See `VideoModel.forward`. Frames after the context follow the model's own; so do q and p."""
         n_samples = noise.shape[0]
-        _, pictures, q, p, z = self._follow(video, noise, n_past or self.n_past, actions)
-        if n_samples > 1 and q is not None:
-            q, p = (Gaussian(*(x.unflatten(0, (n_samples, -1)) for x in g)) for g in (q, p))
-        params = self.head(pictures)
-        return Prediction(params.unflatten(0, (n_samples, -1)), q, p, z.unflatten(0, (n_samples, -1)))
+        _, pictures, latents = self._follow(video, noise, n_past or self.n_past, actions)
+        params = self.head(stack_frames(pictures, n_samples))
+        if not latents:
+            return Prediction(params, None, None, noise)
+        qs, ps, zs = zip(*latents)
+        q, p = (Gaussian(*(stack_frames(x, n_samples) for x in zip(*gs))) for gs in (qs, ps))
+        return Prediction(params, q, p, stack_frames(zs, n_samples))
 
     def start(self, context: Tensor, noise: Tensor, actions: Tensor | None = None) -> SceneState:
         """See `VideoModel.start`."""
@@ -185,11 +187,12 @@ class Scene(VideoModel[SceneState]):
 
     def _follow(
         self, video: Tensor, noise: Tensor, n_observed: int, actions: Tensor | None
-    ) -> tuple[SceneState, Tensor, Gaussian | None, Gaussian | None, Tensor]:
+    ) -> tuple[SceneState, list[Tensor], list[tuple[Gaussian, Gaussian, Tensor]]]:
         """Predict frames 1..T-1 with z from the posterior; the first n_observed frames are observed.
 
         Returns:
-            The state after the last frame, pictures (R, T-1, C, H, W), q and p (R, T-1, Z) or None, z (R, T-1, Z).
+            The state after the last frame; each predicted frame's picture (R, C, H, W); with a latent, its q, p and z
+            (R, Z).
         """
         n_samples, n_frames = noise.shape[0], video.shape[1] - 1
         noise = noise.flatten(0, 1)  # (R, T-1, Z)
@@ -197,32 +200,27 @@ class Scene(VideoModel[SceneState]):
         empty = first.new_zeros(len(first), self.rnn_size)
         pose = first.new_zeros(len(first), 2 * self.rnn_size)
         state = SceneState(first, first, (pose, pose), (empty, empty))
-        if n_frames == 0:  # a context of one frame
-            return state, video[:, 1:], None, None, noise
-        if self.posterior is not None:
+        if self.posterior is not None and n_frames > 0:
             pairs = video[:, 1:].flatten(0, 1), video[:, :1].expand_as(video[:, 1:]).flatten(0, 1)
             seen = self.encoder(*pairs)[2].unflatten(0, (-1, n_frames)).repeat(n_samples, 1, 1)  # (R, T-1, G)
-        by_frame = [None] * n_frames if actions is None else actions.repeat(n_samples, 1, 1).unbind(1)
-        pictures, qs, ps, zs, memory = [], [], [], [], (empty, empty)
+        by_frame = actions_by_frame(actions, n_samples, n_frames)  # (R, A) each
+        pictures, latents, memory = [], [], (empty, empty)
         for t in range(n_frames):
             features = self.encoder(state.picture, state.ground)
             p, state = self._prior(features[2], by_frame[t], state)
-            z, q = noise[:, t], None
+            z = noise[:, t]
             if self.posterior is not None:
                 with float32(video):
                     p = standard_normal_like(Gaussian(z, z)) if p is None else p
                     known = torch.cat([features[2], seen[:, t], p.mu.detach(), p.logvar.detach()], -1)
                     q, memory = self.posterior(self.with_actions(known, by_frame[t]), memory)
                     z = q.sample(z)
+                latents.append((q, p, z))
             state = self._move(features, z, by_frame[t], state)
-            for values, value in ((pictures, state.picture), (qs, q), (ps, p), (zs, z)):
-                values.append(value)
+            pictures.append(state.picture)
             if t + 1 < n_observed:
                 state = state._replace(picture=video[:, t + 1].repeat(n_samples, 1, 1, 1))
-        q = p = None
-        if self.posterior is not None:
-            q, p = (Gaussian(*(torch.stack(x, 1) for x in zip(*gs))) for gs in (qs, ps))
-        return state, torch.stack(pictures, 1), q, p, torch.stack(zs, 1)
+        return state, pictures, latents
 
     def _prior(self, vector: Tensor, action: Tensor | None, state: SceneState) -> tuple[Gaussian | None, SceneState]:
         """p(z) of the next frame, (R, Z), None unless it is learned."""

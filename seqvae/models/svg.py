@@ -60,23 +60,33 @@ class SVG(VideoModel[State]):
         n_samples, n_frames = noise.shape[0], video.shape[1]
         h, skips = self.encode(video)  # (B, T, G)
         with float32(video):
-            q = p = None
-            z = noise
-            if self.posterior is not None:
-                q, _ = self.posterior(self.with_actions(h[:, 1:], actions))  # (B, T-1, Z)
-                p = standard_normal_like(q)
-                if self.prior is not None:
-                    p, _ = self.prior(self.with_actions(h[:, :-1], actions))
-                z = q.sample(noise)
-            each = repeat(h[:, :-1], "b t g -> (k b) t g", k=n_samples)
-            given = self.with_actions(z.flatten(0, 1), _for_samples(actions, n_samples))  # (K * B, T-1, Z + A)
-            g, _ = self.frame_predictor(each, given)  # (K * B, T-1, G)
-
+            g, q, p, z, *_ = self._teacher_forced(h, noise, actions)
         n_skips = n_frames - 1 if self.last_frame_skip else n_past or self.n_past
         # The last observed frame, as FitVid. SVG stops one earlier, at n_past - 2, which leaves n_past = 1 undefined.
         cut = (n_frames - n_skips) * len(video)
         params = self.decode(g, [_cut(skip.flatten(0, 1), 0, cut).unflatten(0, (n_skips, -1)) for skip in skips])
         return Prediction(params.unflatten(0, (n_samples, video.shape[0])), q, p, z)
+
+    def _teacher_forced(
+        self, h: Tensor, noise: Tensor, actions: Tensor | None
+    ) -> tuple[Tensor, Gaussian | None, Gaussian | None, Tensor, LSTMState, LSTMState | None]:
+        """Run the cores on real frames: h (B, T, G), noise (K, B, T-1, Z), actions (B, T-1, A).
+
+        Returns:
+            g (K * B, T-1, G), q and p (B, T-1, Z), z (K, B, T-1, Z), the states of frame predictor and prior.
+        """
+        q = p = prior = None
+        z = noise
+        if self.posterior is not None:
+            q, _ = self.posterior(self.with_actions(h[:, 1:], actions))
+            p = standard_normal_like(q)
+            if self.prior is not None:
+                p, prior = self.prior(self.with_actions(h[:, :-1], actions))
+            z = q.sample(noise)
+        each = repeat(h[:, :-1], "b t g -> (k b) t g", k=len(noise))
+        for_each = None if actions is None else actions.repeat(len(noise), 1, 1)
+        g, predictor = self.frame_predictor(each, self.with_actions(z.flatten(0, 1), for_each))
+        return g, q, p, z, predictor, prior
 
     def decode(self, g: Tensor, skips: list[Tensor]) -> Tensor:
         """Features of all frames -> likelihood parameters; the last of the skips serve every frame after theirs.
@@ -104,15 +114,9 @@ class SVG(VideoModel[State]):
         predictor = prior = None
         with float32(context):
             if n_past > 1:
-                z = noise.flatten(0, 1)  # (N * B, n_past - 1, Z)
-                if self.posterior is not None:
-                    q, _ = self.posterior(self.with_actions(h[:, 1:], actions))
-                    z = Gaussian(*(repeat(x, "b t z -> (n b) t z", n=n_samples) for x in q)).sample(z)
-                if self.prior is not None:
-                    _, prior = self.prior(self.with_actions(h[:, :-1], actions))
+                *_, predictor, prior = self._teacher_forced(h, noise, actions)
+                if prior is not None:
                     prior = tuple(repeat(s, "b l r -> (n b) l r", n=n_samples) for s in prior)
-                given = self.with_actions(z, _for_samples(actions, n_samples))
-                _, predictor = self.frame_predictor(repeat(h[:, :-1], "b t g -> (n b) t g", n=n_samples), given)
             h = repeat(h[:, -1:], "b 1 g -> (n b) 1 g", n=n_samples)
         return State(None, h, skip_terms, predictor, prior)
 
@@ -142,11 +146,6 @@ class SVG(VideoModel[State]):
         h, skips = self.encoder(frames.flatten(0, 1))
         h = h.to(self.frame_predictor.embed.weight.dtype).unflatten(0, frames.shape[:2]).transpose(0, 1)
         return h, [skip.unflatten(0, frames.shape[:2]) for skip in skips]
-
-
-def _for_samples(actions: Tensor | None, n_samples: int) -> Tensor | None:
-    """(B, F, A) -> (N * B, F, A), sample n of video b in row n * B + b."""
-    return None if actions is None else actions.repeat(n_samples, 1, 1)
 
 
 def _cut(frames: Tensor, front: int, back: int) -> Tensor:

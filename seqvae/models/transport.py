@@ -22,7 +22,7 @@ from seqvae.config.models import TransportConfig
 from seqvae.gaussian import Gaussian, standard_normal_like
 from seqvae.likelihoods import Likelihood
 from seqvae.models import cuts
-from seqvae.models.base import ActionScale, Prediction, VideoModel, float32
+from seqvae.models.base import ActionScale, Prediction, VideoModel, actions_by_frame, float32, stack_frames
 from seqvae.models.evidence import VELOCITY_WAVES, Evidence, fourier
 from seqvae.networks.blocks import normed_conv
 
@@ -153,12 +153,13 @@ class Transport(VideoModel[TransportState]):
     ) -> Prediction:
         """See `VideoModel.forward`. Each sample has its own q, which sees earlier z in the displacements."""
         n_samples = noise.shape[0]
-        _, pictures, q, z = self._follow(video, noise, n_past or self.n_past, actions)
-        params, p = self.head(pictures), None
-        if q is not None:
-            q = q if n_samples == 1 else Gaussian(*(x.unflatten(0, (n_samples, -1)) for x in q))
-            p = standard_normal_like(q)
-        return Prediction(params.unflatten(0, (n_samples, -1)), q, p, z.unflatten(0, (n_samples, -1)))
+        _, pictures, latents = self._follow(video, noise, n_past or self.n_past, actions)
+        params = self.head(stack_frames(pictures, n_samples))
+        if not latents:
+            return Prediction(params, None, None, noise)
+        qs, zs = zip(*latents)
+        q = Gaussian(*(stack_frames(x, n_samples).flatten(3) for x in zip(*qs)))
+        return Prediction(params, q, standard_normal_like(q), stack_frames(zs, n_samples).flatten(3))
 
     def start(self, context: Tensor, noise: Tensor, actions: Tensor | None = None) -> TransportState:
         """See `VideoModel.start`."""
@@ -187,7 +188,7 @@ class Transport(VideoModel[TransportState]):
 
     def _follow(
         self, video: Tensor, noise: Tensor, n_written: int, actions: Tensor | None
-    ) -> tuple[TransportState, Tensor, Gaussian | None, Tensor]:
+    ) -> tuple[TransportState, list[Tensor], list[tuple[Gaussian, Tensor]]]:
         """Predict frames 1..T-1 with z from the posterior; write the first n_written frames onto the canvases.
 
         Args:
@@ -196,14 +197,15 @@ class Transport(VideoModel[TransportState]):
             actions: (B, T-1, A) or None.
 
         Returns:
-            The state after the last frame, pictures (R, T-1, C, H, W), q (R, T-1, Z) or None, z (R, T-1, Z).
+            The state after the last frame; each predicted frame's picture (R, C, H, W); with a latent, its q and z
+            (R, L, 2).
         """
         n_samples, n_frames = noise.shape[0], video.shape[1] - 1
         noise = noise.flatten(0, 1)  # (R, T-1, Z)
-        by_frame = [None] * n_frames if actions is None else actions.repeat(n_samples, 1, 1).unbind(1)  # (R, A)
+        by_frame = actions_by_frame(actions, n_samples, n_frames)  # (R, A) each
         state, seen = self._first(video[:, 0], n_samples), None
         spectra = None if self.posterior is None else self.evidence.spectrum(video)
-        pictures, qs, zs = [], [], []
+        pictures, latents = [], []
         for t in range(n_frames):
             with float32(video):
                 features = self._features(state, by_frame[t])
@@ -214,19 +216,13 @@ class Transport(VideoModel[TransportState]):
                     evidence = self.evidence(spectrum, state.canvases, state.path[:, :, 0], p, self.log_trust.exp())
                     chosen, seen = self._posterior(features, evidence, p, seen)
                     displacement, q, z = self._displacement(p, noise[:, t].unflatten(-1, (self.layers, 2)), chosen)
-                    qs.append(q)
-                    zs.append(z)
+                    latents.append((q, z))
                 picture, state = self._move(state, p, displacement, memory)
             pictures.append(picture)
             if t + 1 < n_written:
                 frame = video[:, t + 1].repeat(n_samples, 1, 1, 1)
                 state = state._replace(canvases=self.write(frame, picture, state.canvases))
-        if not pictures:  # a context of one frame
-            return state, video[:, 1:], None, noise
-        if not qs:
-            return state, torch.stack(pictures, 1), None, noise
-        q = Gaussian(*(torch.stack(x, 1).flatten(2) for x in zip(*qs)))
-        return state, torch.stack(pictures, 1), q, torch.stack(zs, 1).flatten(2)
+        return state, pictures, latents
 
     def _first(self, frame: Tensor, n_samples: int) -> TransportState:
         """The state after the first frame (B, C, H, W), for n_samples rows of each video."""
