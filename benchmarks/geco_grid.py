@@ -80,7 +80,7 @@ class PiRule(PaperRule):
         change = torch.where(n == 0, error, error - self.last)
         self.last.copy_(error)
         log_lambda = log_lambda + self.integral * error + self.proportional * change
-        return log_lambda.clamp(self.center - self.limit, self.center + self.limit)
+        return log_lambda.clamp(self.start - self.limit, self.start + self.limit)
 
 
 RULES = {"adaptive": None, "paper": None, "pi": PiRule}  # other than objective.rule's own: what takes its place

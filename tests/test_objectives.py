@@ -182,7 +182,7 @@ def test_masked_frames_change_nothing(n_frames):
         results.append((loss, numbers["rmse"], numbers["kl_nats_per_frame"], objective.log_lambda.clone(), elbo[0]))
     assert_close(results[0], results[1], rtol=0, atol=0)
     if n_frames:
-        assert objective.log_lambda[1] == objective.rule.center and objective.n_updates.tolist() == [1, 0, 1]
+        assert objective.log_lambda[1] == objective.rule.start and objective.n_updates.tolist() == [1, 0, 1]
 
 
 def test_beta_sigma_lambda_and_svg_beta_are_one_weight_in_other_units():

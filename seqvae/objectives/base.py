@@ -25,6 +25,10 @@ class Terms(NamedTuple):
     dims: int  # D = C H W
     bits_offset: float  # of the likelihood, see likelihoods.base.bits_offset
 
+    def n_frames(self) -> Tensor:
+        """Number of frames in the batch whose mask is 1: the divisor of a sum over videos."""
+        return self.mask.to(self.sse).expand(self.sse.shape[1:]).sum()
+
 
 class Objective(nn.Module):
     """Turns the terms of a batch into a scalar to minimise, and reports on its own state.
@@ -85,11 +89,6 @@ def sum_frames(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(weight > 0, weight * values, 0.0).sum(-1)
 
 
-def n_frames(terms: Terms) -> Tensor:
-    """Number of frames in the batch whose mask is 1: the divisor of a sum over videos."""
-    return terms.mask.to(terms.sse).expand(terms.sse.shape[1:]).sum()
-
-
 def iwae_bound(log_w: Tensor) -> Tensor:
     """Importance-weighted bound on log p(x); the ELBO's one-sample estimate when K = 1.
 
@@ -137,5 +136,5 @@ def report(terms: Terms, log_density: Tensor, loss: Tensor) -> Numbers:
     }
     if len(terms.sse) > 1:
         log_w = sum_frames(log_density + terms.log_ratio, terms.mask)
-        numbers["iwae_nats_per_frame"] = iwae_bound(log_w).sum() / n_frames(terms)
+        numbers["iwae_nats_per_frame"] = iwae_bound(log_w).sum() / terms.n_frames()
     return {name: value.detach() for name, value in numbers.items()}

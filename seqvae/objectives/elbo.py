@@ -11,7 +11,6 @@ from seqvae.objectives.base import (
     held_out_bound,
     iwae_bound,
     masked_mean,
-    n_frames,
     report,
     sum_frames,
 )
@@ -68,7 +67,7 @@ class Iwae(Objective):
 
     def forward(self, terms: Terms) -> tuple[Tensor, Numbers]:
         log_w = sum_frames(terms.log_px + terms.log_ratio, terms.mask)  # (K, B)
-        loss = -iwae_bound(log_w).sum() / n_frames(terms)
+        loss = -iwae_bound(log_w).sum() / terms.n_frames()
         samples = effective_samples(log_w.detach()).mean()
         return loss, report(terms, terms.log_density, loss) | {"effective_samples": samples}
 

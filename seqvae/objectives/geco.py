@@ -19,7 +19,6 @@ from seqvae.objectives.base import (
     report,
     sum_frames,
 )
-from seqvae.objectives.base import n_frames as count_frames
 
 MET = 1.01  # of the tolerance: a larger RMSE on held-out clips does not meet it where checkpoints are compared
 MAX_GAP = 0.5  # in log MSE of held-out clips that lambda follows: early on, running statistics can be far off
@@ -37,11 +36,7 @@ class PaperRule(nn.Module):
     def __init__(self, shape: tuple[int, ...], tolerance: float, decay: float, step_size: float, lambda_init: float):
         super().__init__()
         self.tolerance, self.decay, self.step_size = tolerance, decay, step_size
-        self.center = math.log(lambda_init)
-
-    def first_log_lambda(self) -> float:
-        """Where log lambda starts."""
-        return self.center
+        self.start = math.log(lambda_init)  # of log lambda
 
     def weight(self, n: Tensor) -> Tensor:
         """Weight of the newest batch in the moving average of the error, after n updates."""
@@ -50,11 +45,11 @@ class PaperRule(nn.Module):
     def move(self, log_lambda: Tensor, error: Tensor, gap: Tensor, n: Tensor, lr: float, remaining: int) -> Tensor:
         """log lambda after a step; arguments as in `AdaptiveRule.move`, of which it uses the error alone."""
         log_lambda = log_lambda + self.step_size * error.expm1().clamp(-1, 1)
-        return log_lambda.clamp(self.center - self.limit, self.center + self.limit)
+        return log_lambda.clamp(self.start - self.limit, self.start + self.limit)
 
     def at_limit(self, log_lambda: Tensor) -> Tensor:
         """Where lambda can rise no further."""
-        return log_lambda >= self.center + self.limit - 1e-9
+        return log_lambda >= self.start + self.limit - 1e-9
 
 
 class AdaptiveRule(nn.Module):
@@ -78,14 +73,10 @@ class AdaptiveRule(nn.Module):
     def __init__(self, shape: tuple[int, ...], tolerance: float, lambda_start: float = 1.0):
         super().__init__()
         self.log_calibrated = -math.log(2 * tolerance**2)  # log lambda of a sigma-VAE with this error
-        self.log_start = math.log(lambda_start)
-        self.register_buffer("integral", torch.full(shape, self.log_start, dtype=torch.float64))
+        self.start = self.log_calibrated + math.log(lambda_start)  # of log lambda
+        self.register_buffer("integral", torch.full(shape, math.log(lambda_start), dtype=torch.float64))
         for name in ("lowest_error", "past"):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
-
-    def first_log_lambda(self) -> float:
-        """Where log lambda starts."""
-        return self.log_calibrated + self.log_start
 
     def weight(self, n: Tensor) -> Tensor:
         """Weight of the newest batch in the moving average of the error, after n updates."""
@@ -138,7 +129,7 @@ class Geco(Objective):
         super().__init__()
         shape = () if n_frames is None else (n_frames,)
         self.tolerance, self.rule = tolerance, rule(shape, tolerance)
-        self.register_buffer("log_lambda", torch.full(shape, self.rule.first_log_lambda(), dtype=torch.float64))
+        self.register_buffer("log_lambda", torch.full(shape, self.rule.start, dtype=torch.float64))
         self.register_buffer("constraint", torch.zeros(shape, dtype=torch.float64))  # moving average of C
         # log(MSE of held-out clips in eval mode / MSE of training), from the last validation; 0 before the first
         self.register_buffer("held_out_gap", torch.zeros(shape, dtype=torch.float64))
@@ -169,7 +160,7 @@ class Geco(Objective):
 
     def _penalty(self, constraint: Tensor, count: Tensor, terms: Terms) -> Tensor:
         """lambda D C per masked frame."""
-        return (count * self.log_lambda.exp() * terms.dims * constraint).sum() / count_frames(terms)
+        return (count * self.log_lambda.exp() * terms.dims * constraint).sum() / terms.n_frames()
 
     def _report(self, terms: Terms, average: Tensor, loss: Tensor) -> Numbers:
         """GECO has no sigma; its ELBO is quoted at the one that its own squared errors call for."""
@@ -194,16 +185,8 @@ class Geco(Objective):
         self.constraint.copy_(average)
         state = [self.log_lambda, *self.rule.buffers()]
         before = [buffer.clone() for buffer in state]
-        self.log_lambda.copy_(
-            self.rule.move(
-                self.log_lambda,
-                self.error(),
-                self.held_out_gap.clamp(-MAX_GAP, MAX_GAP),
-                self.n_updates,
-                lr=lr,
-                remaining=remaining,
-            )
-        )
+        gap = self.held_out_gap.clamp(-MAX_GAP, MAX_GAP)
+        self.log_lambda.copy_(self.rule.move(self.log_lambda, self.error(), gap, self.n_updates, lr, remaining))
         for buffer, old in zip(state, before):
             buffer.copy_(torch.where(seen, buffer, old))
         self.n_updates += seen
@@ -328,7 +311,7 @@ class GecoIwae(Geco):
     def forward(self, terms: Terms) -> tuple[Tensor, Numbers]:
         """Returns the loss, nats per frame, and the numbers to log. State moves in `after_step` alone."""
         value, log_w, weighted = self._bound(terms)
-        loss = -value.sum() / count_frames(terms)
+        loss = -value.sum() / terms.n_frames()
         chosen = weighted if self.constraint_on == "iw" else terms.sse.detach().mean(0)
         now, average, count = self._constraint(terms, chosen)
         loss = loss + self._penalty(average - now, count, terms)  # a constant: as GECO's, the value is the average's
