@@ -15,7 +15,7 @@ import torch
 from tabulate import tabulate
 
 from datasets import load_dataset
-from seqvae.evaluation.clip import picture, reconstruct
+from seqvae.evaluation.clip import reconstruct
 from seqvae.metrics.best_of_n import over_videos, plus_minus
 from seqvae.metrics.frame import psnr
 from seqvae.run import load_run
@@ -60,8 +60,8 @@ def main(argv: list[str] | None = None) -> None:
         table.append([count, *scores(video, futures, posterior)])
         panels = [("truth", video[0, N_PAST:], False), ("posterior", posterior[0], False)]
         panels += [(f"sample {n + 1}", frames, True) for n, frames in enumerate(futures[:SHOWN, 0])]
-        seen = video[0, :N_PAST]
-        pictures.append([Panel(name, picture(np.concatenate([seen, frames])), new) for name, frames, new in panels])
+        whole = [np.concatenate([video[0, :N_PAST], frames]) for _, frames, _ in panels]
+        pictures.append([Panel(name, np.moveaxis(x, -1, 1), new) for x, (name, _, new) in zip(whole, panels)])
     heads = ["digits", f"PSNR, best of {args.n_samples}", "mean", "posterior", "copy last frame"]
     print(tabulate(table, heads, "pipe", disable_numparse=True))
     write_animation_grid(args.out, pictures, N_PAST)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from benchmarks import breakdown, digit_counts, evaluate, geco_grid, measure, rollout, train_step
+from benchmarks import breakdown, digit_counts, evaluate, geco_grid, measure, pushed, rollout, train_step
 from benchmarks.measure import matmul_flops, peak_memory_mb, ratio, turns
 from benchmarks.reference_svg import ReferenceTraining
 from datasets import load_dataset
@@ -217,3 +217,38 @@ def test_the_breakdown_refuses_what_it_cannot_score_in_one_line(arguments, messa
         breakdown.main([*arguments, "--root=data", "--device=cpu"])
     error = capsys.readouterr().err
     assert error.startswith("breakdown: ") and message in error and error.count("\n") == 1
+
+
+def test_a_pushed_object_is_the_farthest_one_that_is_seen():
+    labels = np.zeros((4, 2, 12, 12), np.uint8)
+    labels[0, 0, :4, :4], labels[0, 1, :4, 4:8] = 1, 1  # moves by its width
+    labels[0, :, 8:, :4] = 2  # went farther, it is said, and no pixel shows it
+    labels[1, 0, :4, :4], labels[1, 1, :4, 4:8] = 1, 1  # not far enough
+    labels[2, 0, :4, :4], labels[2, 1, :4, 4:8] = 1, pushed.ARM  # the arm stands where it is now
+    distances = np.array([[0.1, 0.2], [0.01, np.nan], [0.1, np.nan], [np.nan, np.nan]])
+    found = pushed.pushed_objects(labels, distances)
+    assert [(each.video, each.distance) for each in found] == [(0, 0.1), (2, 0.1)]
+    where = np.zeros((12, 12), bool)
+    where[:4, :8] = True
+    assert (found[0].pixels == where).all()
+    where[:4, 4:8] = False  # under the arm
+    assert (found[1].pixels == where).all()
+
+
+def test_an_object_went_along_where_the_truth_is_nearer_than_the_last_observed_frame():
+    video, pixels = np.zeros((pushed.N_FRAMES, 3, 12, 12), np.uint8), np.zeros((12, 12), bool)
+    video[-1, :, :4], pixels[:4] = 100, True
+    still, moved, nearly = video[pushed.N_PAST - 1], video[-1], video[-1] // 10 * 7
+    off = video[-1].copy()
+    off[:, 4:] = 255  # elsewhere, which is none of the object's business
+    assert pushed.went_along(still[None], video, pixels) == (0, 1)
+    assert pushed.went_along(moved[None], video, pixels) == (1, 0)
+    share, error = pushed.went_along(np.stack([still, moved, nearly, off]), video, pixels)
+    assert share == 0.75 and error == pytest.approx((1 + 0.3**2) / 4)
+
+
+def test_the_pushed_objects_are_those_of_the_test_videos():
+    with np.load(pushed.OBJECTS) as file:
+        found = pushed.pushed_objects(file["labels"], file["distances"])
+    assert len(found) == 41 and max(each.video for each in found) < 64
+    assert all(each.pixels.sum() >= pushed.ENOUGH and each.distance < 0.6 for each in found)
