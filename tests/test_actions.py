@@ -66,7 +66,7 @@ def flags(root, run_dir, steps):
 @pytest.fixture(scope="module")
 def run_dir(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "obedient"
-    assert train.main(flags(root, folder, 150)) == 0
+    assert train.main(flags(root, folder, 300)) == 0
     return folder
 
 
