@@ -336,7 +336,7 @@ def test_a_larger_evaluation_is_not_replaced_and_another_one_is_replaced_with_a_
     assert f"{tmp_path}: replaced an earlier evaluation (seed 0 -> 1, n_samples 2 -> 3)" in capsys.readouterr().out
     (tmp_path / "metrics.json").write_text('{"n_images": 5}')
     assert evaluate.main([*command, "--n-samples", "3", "--n-videos", "3"]) == 2
-    assert f"{tmp_path} holds an evaluation of images; choose another --out" in capsys.readouterr().err
+    assert f"{tmp_path} holds an evaluation of images, not videos; choose another --out" in capsys.readouterr().err
     (tmp_path / "metrics.json").write_text("[" * 100_000)
     assert evaluate.main([*command, "--n-samples", "1", "--n-videos", "2"]) == 0
 

@@ -102,12 +102,12 @@ def facts_before(out: Path, sizes: Sequence[str] = ("n_samples", "n_videos")) ->
     """
     try:
         facts = dict(json.loads((out / "metrics.json").read_text()))
-        of_images, sizes_before = "n_images" in facts, {name: int(facts[name]) for name in sizes if name in facts}
+        sizes_before = {name: int(facts[name]) for name in sizes if name in facts}
     except (OSError, ValueError, TypeError, RecursionError):
         return {}
-    if of_images != ("n_images" in sizes):
-        kind = "images" if of_images else "videos"
-        raise ValueError(f"{out} holds an evaluation of {kind}; choose another --out, or move it away")
+    ours, others = ("images", "videos") if "n_images" in sizes else ("videos", "images")
+    if f"n_{others}" in facts:
+        raise ValueError(f"{out} holds an evaluation of {others}, not {ours}; choose another --out, or move it away")
     return facts | sizes_before if len(sizes_before) == len(sizes) else {}
 
 
