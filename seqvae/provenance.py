@@ -33,7 +33,7 @@ def _commit() -> str | None:
     def git(*command: str) -> str:
         return subprocess.run(["git", *command], capture_output=True, text=True, cwd=Path(__file__).parent).stdout
 
-    if not git("ls-files", Path(__file__).name):  # installed, perhaps inside the checkout of something else
+    if not git("ls-files", Path(__file__).name):  # an installed copy, perhaps inside another checkout
         return None
     changed = "-dirty" if git("status", "--porcelain", "--untracked-files=no").strip() else ""
     return git("rev-parse", "HEAD").strip() + changed or None

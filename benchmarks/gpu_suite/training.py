@@ -109,7 +109,7 @@ def train_and_watch(setting: Setting, name: str, run: Run) -> Numbers:
 
 
 def score_new(setting: Setting, name: str) -> None:
-    """Score the best checkpoint unless it has been: each is a case of its own."""
+    """Score the best checkpoint, unless that has been done; each is a case."""
     best = setting.out / "runs" / name / "checkpoints" / "best.pt"
     if not best.exists():
         return

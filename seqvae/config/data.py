@@ -135,7 +135,7 @@ class ImageDataConfig(DataConfig):
     n_future: ClassVar[int] = 1
 
     root: str = "data"  # folder of the files
-    image_size: int = 32  # pixels; there is no other size of images
+    image_size: int = 32  # pixels; the only size of images
 
 
 @dataclass(frozen=True, kw_only=True)

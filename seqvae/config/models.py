@@ -13,7 +13,7 @@ class ModelConfig(Settings):
     group = "model"
     needs_context: ClassVar[bool] = True  # whether the model conditions on observed frames, at least one
     actions: ClassVar[int] = 0  # numbers of each action that the model is given; a field in families that take any
-    # Of families that have no such fields. Not annotated: a field of that name keeps its own place among the flags.
+    # Of families without these fields. Not annotated, so that they are no fields here and flags keep their order.
     prior, norm = "fixed", "group"
 
     family: str  # svg: LSTMs on features; transport: moves what it saw; scene: for a still camera; image: images

@@ -36,6 +36,7 @@ class Plan:
     metrics: dict[str, Metric]
     networks: list[VideoFeatures]
     left_out: list[str]  # a sentence for each row that cannot be made
+    before: dict[str, object]  # facts of the evaluation that this one replaces
     facts: dict[str, object] = field(default_factory=dict)  # of this protocol alone: bounds
 
     @property
@@ -81,7 +82,7 @@ def make_plan(request: Request, protocol: Protocol, *, n_samples: int, n_videos:
             networks.remove(network)
             needed = f"it needs 2 videos of {network.min_frames} frames, and there are {n_videos} of {n_frames}"
             left_out.append(f"{network.name}: left out, {needed}")
-    return Plan(protocol, n_samples, n_videos, out, metrics, networks, left_out)
+    return Plan(protocol, n_samples, n_videos, out, metrics, networks, left_out, before)
 
 
 def _check_memory(args: EvalConfig, n_samples: int, n_videos: int, n_frames: int) -> None:
@@ -103,7 +104,7 @@ def facts_before(out: Path, sizes: Sequence[str] = ("n_samples", "n_videos")) ->
     try:
         facts = dict(json.loads((out / "metrics.json").read_text()))
         sizes_before = {name: int(facts[name]) for name in sizes if name in facts}
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError):
         return {}
     ours, others = ("images", "videos") if "n_images" in sizes else ("videos", "images")
     if f"n_{others}" in facts:
@@ -163,11 +164,10 @@ def execute(
             "published": published.to_json(rows),
             **p.facts,
         }
-        before = facts_before(p.out)
         changed = [
-            f"{name} {before[name]} -> {whole[name]}"
+            f"{name} {p.before[name]} -> {whole[name]}"
             for name in ("checkpoint", "step", "seed", "amp", "actions", "n_samples", "n_videos")
-            if name in before and name in whole and before[name] != whole[name]
+            if name in p.before and name in whole and p.before[name] != whole[name]
         ]
         lines += [f"{p.out}: replaced an earlier evaluation ({', '.join(changed)})"] if changed else []
         e = results.write(p.out, whole)

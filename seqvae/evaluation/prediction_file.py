@@ -184,7 +184,7 @@ class SavedPredictions(Predictions):
         if found.chunks:
             expected = math.prod(-(-n // c) for n, c in zip(found.shape, found.chunks))
             whole = found.id.get_num_chunks() >= expected
-        # gzip makes a byte of 1032 at most
+        # gzip compresses to 1/1032 at most
         if not whole or stored > self.path.stat().st_size or found.nbytes > 1100 * stored:
             raise ValueError(
                 f"{self.path}: {name} is {found.shape}, {found.nbytes:,} bytes, of which the file holds {stored:,} on "

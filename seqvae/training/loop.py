@@ -29,7 +29,8 @@ MAX_SKIPPED = 10  # non-finite steps in a row that end a run
 class TrainingFailed(Exception):
     """The run cannot continue; the message says why and what is left.
 
-    No RuntimeError: `distributed.peers` tells those of a lost connection by their words, and a path may hold any word.
+    Not a RuntimeError: of those, `distributed.peers` recognises lost connections by the message, and this one holds a
+    path.
     """
 
 

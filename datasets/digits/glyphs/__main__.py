@@ -1,4 +1,4 @@
-"""`python -m datasets.digits.glyphs ROOT`, in a file that `datasets` does not import, or it would be loaded twice."""
+"""`python -m datasets.digits.glyphs ROOT`: apart, so that the module is not loaded twice."""
 
 import sys
 
