@@ -22,6 +22,7 @@ from PIL import Image
 from tfrecord.writer import TFRecordWriter
 from torch.utils.data import DataLoader, Subset
 
+from benchmarks.measure import resident_mb
 from datasets import load_dataset
 from datasets.bair import FRAME_SHAPE, N_FRAMES
 from datasets.bair import convert as convert_bair
@@ -137,15 +138,6 @@ def write_published(path: Path, n_videos: int) -> None:
     writer.close()
 
 
-def memory(line: str) -> float:
-    """VmRSS or VmHWM, resident memory of this process now or at its peak, MB; NaN where there is no /proc."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return float("nan")
-    return int(status.split(f"{line}:")[1].split()[0]) * 1024 / 1e6
-
-
 def conversion(folder: Path) -> dict:
     """The whole command with its SHA-256 of the arrays, the median of N_REPEATS; MB of the TFRecord file.
 
@@ -155,14 +147,14 @@ def conversion(folder: Path) -> dict:
     write_published(path, N_VIDEOS)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    before, peaks, times = memory("VmRSS"), [], []
+    before, peaks, times = resident_mb("VmRSS"), [], []
     for _ in range(N_REPEATS):
         shutil.rmtree(folder / "dst", ignore_errors=True)
         start, cpu_start = time.perf_counter(), time.process_time()
         with contextlib.redirect_stdout(io.StringIO()):
             assert convert_bair.main([str(folder / "src"), str(folder / "dst"), "--allow-partial"]) == 0
         times.append((time.perf_counter() - start, time.process_time() - cpu_start))
-        peaks.append(memory("VmHWM"))
+        peaks.append(resident_mb("VmHWM"))
     (wall, cpu), size = np.median(times, axis=0), path.stat().st_size / 1e6
     return {
         "mb": round(size),

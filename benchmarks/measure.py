@@ -134,14 +134,14 @@ def _peak_of(part: Callable[..., object], *args: object) -> float:
     part(*args)
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 1e6
-    return process_peak_mb()
+    return resident_mb("VmHWM")
 
 
-def process_peak_mb() -> float:
-    """Highest resident memory of this process so far; Linux alone says it, 0 elsewhere."""
+def resident_mb(line: str) -> float:
+    """VmRSS or VmHWM, resident memory of this process now or at its peak; Linux alone says it, 0 elsewhere."""
     status = Path("/proc/self/status")  # not ru_maxrss, which a new process inherits from its parent
     lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), 0.0)
+    return next((int(each.split()[1]) * 1024 / 1e6 for each in lines if each.startswith(line)), 0.0)
 
 
 class FlopCounter(FlopCounterMode):
