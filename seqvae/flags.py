@@ -117,7 +117,7 @@ def explain(word: str, flags: dict[str, Flag], values: dict[str, object]) -> str
         return f"unexpected argument {word!r}"
     name = word.removeprefix("--").removeprefix("no-").partition("=")[0]
     group, _, field = name.rpartition(".")
-    if group in VARIANTS:
+    if group in VARIANTS and group in values:  # train.py's; evaluate.py and predict.py have no groups
         key, classes = VARIANTS[group]
         wanted = field.replace("-", "_")
         owners = [owner for owner, cls in classes.items() if wanted in {f.name for f in dataclasses.fields(cls)}]

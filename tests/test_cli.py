@@ -105,6 +105,15 @@ def test_values_are_written_as_people_write_them():
     assert not args.oracle and args.seed == 3
 
 
+@pytest.mark.parametrize(
+    "command, flag, hint",
+    [(evaluate, "--data.root", "the nearest is --data-root"), (predict, "--model.layers", "--help-all lists them")],
+)
+def test_a_setting_of_train_given_to_another_command_is_an_unknown_flag(command, flag, hint, capsys):
+    assert command.main(["a", flag, "2"]) == 2
+    assert capsys.readouterr().err.strip() == f"{command.__name__}.py: unknown flag {flag}; {hint}"
+
+
 def test_a_run_can_start_with_another_runs_settings(tmp_path, capsys):
     settings = tmp_path / "a" / "config.json"
     settings.parent.mkdir()
