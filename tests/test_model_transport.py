@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from datasets import load_dataset
 from seqvae.config import TransportConfig
 from seqvae.gaussian import gaussian_kl, standard_normal_like
 from seqvae.likelihoods import build_likelihood
 from seqvae.models import Transport, cuts
-from seqvae.models.transport import HISTORY, TransportState
+from seqvae.models.transport import HISTORY, TransportState, shift
+from seqvae.run import load_run
 from tests.families import build, clips, noise, small
 
 
@@ -48,6 +50,28 @@ def test_what_leaves_the_picture_does_not_come_back_on_the_other_side():
     model, canvas = build(small("transport")), torch.zeros(1, 1, 1, 32, 32, dtype=torch.float64)
     canvas[..., 0, 5] = 1
     assert moved(model, canvas, [-2, 0]).sum() < 1e-5
+
+
+def test_canvases_of_a_first_look_go_back_by_whole_pixels_each_its_own_way():
+    canvases = torch.rand(2, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    by = torch.tensor([[[1, -2], [0, 0]], [[-7, 3], [20, -20]]])
+    expected = torch.zeros_like(canvases)
+    for row, layer in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        down, right = by[row, layer].tolist()
+        for y, x in ((y, x) for y in range(8) for x in range(8) if 0 <= y - down < 8 and 0 <= x - right < 8):
+            expected[row, layer, :, y, x] = canvases[row, layer, :, y - down, x - right]
+    assert shift(canvases, by.float()).equal(expected) and expected[1, 1].abs().max() == 0
+
+
+@torch.no_grad()
+def test_a_second_look_at_the_context_places_later_frames_better_and_leaves_the_contexts_own_alone():
+    model = load_run("smmnist-transport", device="cpu").model
+    clips = load_dataset("digits", None, "test", seq_len=12)
+    video = torch.stack(clips.__getitems__(range(64))).float() / 255
+    once, twice = (model.train(mode)(video, torch.zeros(1, 64, 11, model.z_dim), 5) for mode in (True, False))
+    assert once.params[:, :, :4].equal(twice.params[:, :, :4])
+    errors = [(model.likelihood.mean(out.params)[0] - video[:, 1:])[:, 4:].square().mean() for out in (once, twice)]
+    assert errors[1] < 0.8 * errors[0]
 
 
 def sure_of(displacement: list[int], model: Transport) -> torch.Tensor:

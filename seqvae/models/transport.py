@@ -105,6 +105,10 @@ class Transport(VideoModel[TransportState]):
     Where p is sure of a displacement its interval is the whole line: whatever z is, a future without surprise stays
     exact for ever, and costs no KL. One set of weights serves all layers, so nothing depends on which thing lies on
     which canvas.
+
+    In eval mode the context is seen twice. What was one blob in the first frame has often come apart by the last one,
+    so the canvases of the first look, moved back to where they were, are what the second one begins with; futures
+    follow the second. Predictions of the context's own frames are the first look's, which has seen no later frame.
     """
 
     compiled = ("write_gate",)
@@ -153,7 +157,7 @@ class Transport(VideoModel[TransportState]):
     ) -> Prediction:
         """See `VideoModel.forward`. Each sample has its own q, which sees earlier z in the displacements."""
         n_samples = noise.shape[0]
-        _, pictures, latents = self._follow(video, noise, n_past or self.n_past, actions)
+        _, _, pictures, latents = self._follow(video, noise, n_past or self.n_past, actions)
         params = self.head(stack_frames(pictures, n_samples))
         if not latents:
             return Prediction(params, None, None, noise)
@@ -187,23 +191,30 @@ class Transport(VideoModel[TransportState]):
     # ---- one frame
 
     def _follow(
-        self, video: Tensor, noise: Tensor, n_written: int, actions: Tensor | None
-    ) -> tuple[TransportState, list[Tensor], list[tuple[Gaussian, Tensor]]]:
+        self,
+        video: Tensor,
+        noise: Tensor,
+        n_written: int,
+        actions: Tensor | None,
+        canvases: Tensor | None = None,
+    ) -> tuple[TransportState, tuple[Tensor, Tensor] | None, list[Tensor], list[tuple[Gaussian, Tensor]]]:
         """Predict frames 1..T-1 with z from the posterior; write the first n_written frames onto the canvases.
 
         Args:
             video: (B, T, C, H, W).
             noise: (K, B, T-1, Z).
             actions: (B, T-1, A) or None.
+            canvases: (R, L, C, H, W) of an earlier look at these frames, in the first frame's place.
 
         Returns:
-            The state after the last frame; each predicted frame's picture (R, C, H, W); with a latent, its q and z
-            (R, L, 2).
+            The state and the posterior's memory after the last frame; each predicted frame's picture (R, C, H, W);
+            with a latent, its q and z (R, L, 2).
         """
         n_samples, n_frames = noise.shape[0], video.shape[1] - 1
-        noise = noise.flatten(0, 1)  # (R, T-1, Z)
+        rows = noise.flatten(0, 1)  # (R, T-1, Z)
         by_frame = actions_by_frame(actions, n_samples, n_frames)  # (R, A) each
-        state, seen = self._first(video[:, 0], n_samples), None
+        state, seen = self._first(video[:, 0], n_samples, canvases), None
+        moved = torch.zeros_like(state.path[:, :, 0])  # (R, L, 2) since the first frame
         spectra = None if self.posterior is None else self.evidence.spectrum(video)
         pictures, latents = [], []
         for t in range(n_frames):
@@ -215,20 +226,28 @@ class Transport(VideoModel[TransportState]):
                     spectrum = spectra[:, t + 1].repeat(n_samples, 1, 1, 1)
                     evidence = self.evidence(spectrum, state.canvases, state.path[:, :, 0], p, self.log_trust.exp())
                     chosen, seen = self._posterior(features, evidence, p, seen)
-                    displacement, q, z = self._displacement(p, noise[:, t].unflatten(-1, (self.layers, 2)), chosen)
+                    displacement, q, z = self._displacement(p, rows[:, t].unflatten(-1, (self.layers, 2)), chosen)
                     latents.append((q, z))
                 picture, state = self._move(state, p, displacement, memory)
             pictures.append(picture)
             if t + 1 < n_written:
                 frame = video[:, t + 1].repeat(n_samples, 1, 1, 1)
                 state = state._replace(canvases=self.write(frame, picture, state.canvases))
-        return state, pictures, latents
+                moved = moved + state.path[:, :, 0].round()
+            if t + 2 == n_written and canvases is None and not self.training:
+                context, told = video[:, :n_written], None if actions is None else actions[:, : t + 1]
+                begin = shift(state.canvases, -moved)
+                state, seen, _, _ = self._follow(context, noise[:, :, : t + 1], n_written, told, begin)
+        return state, seen, pictures, latents
 
-    def _first(self, frame: Tensor, n_samples: int) -> TransportState:
+    def _first(self, frame: Tensor, n_samples: int, canvases: Tensor | None = None) -> TransportState:
         """The state after the first frame (B, C, H, W), for n_samples rows of each video."""
-        empty = frame.new_zeros(len(frame), self.layers, *frame.shape[1:])
-        gates = self.write_gate(torch.cat([frame, frame, empty.flatten(1, 2)], 1))  # (B, L, H, W)
-        canvases = (gates[:, :, None] * frame[:, None]).repeat(n_samples, 1, 1, 1, 1)
+        if canvases is None:
+            empty = frame.new_zeros(len(frame), self.layers, *frame.shape[1:])
+            gates = self.write_gate(torch.cat([frame, frame, empty.flatten(1, 2)], 1))  # (B, L, H, W)
+            canvases = (gates[:, :, None] * frame[:, None]).repeat(n_samples, 1, 1, 1, 1)
+        else:
+            canvases = self.write(frame.repeat(n_samples, 1, 1, 1), compose(canvases), canvases)
         rows = canvases.shape[:2]
         memory = frame.new_zeros(*rows, self.rnn_size)
         return TransportState(canvases, frame.new_zeros(*rows, HISTORY, 2), (memory, memory))
@@ -359,7 +378,7 @@ class Transport(VideoModel[TransportState]):
             weights = self._weights(displacement)
         bands = (weights @ self.bands).unflatten(-1, (len(self.pixels), -1))[:, :, :, None]  # (R, L, 2, 1, H, H)
         canvases = bands[:, :, 0] @ state.canvases @ bands[:, :, 1].transpose(-1, -2)
-        picture = 1 - functools.reduce(torch.mul, (1 - canvases).unbind(1))
+        picture = compose(canvases)
         path = torch.cat([displacement.detach()[:, :, None], state.path[:, :, :-1]], 2)
         return picture, TransportState(canvases, path, memory)
 
@@ -397,6 +416,23 @@ class ParameterHead(nn.Module):
         rest = self.rest(torch.cat([pictures, logits / 4], -3).flatten(0, -4)).to(logits.dtype)
         rest = rest.unflatten(0, pictures.shape[:-3])
         return torch.cat([logits[..., : self.mean_channels, :, :], rest], -3)
+
+
+def compose(canvases: Tensor) -> Tensor:
+    """(R, L, C, H, W) -> picture (R, C, H, W)."""
+    return 1 - functools.reduce(torch.mul, (1 - canvases).unbind(1))
+
+
+def shift(canvases: Tensor, by: Tensor) -> Tensor:
+    """(R, L, C, H, W) moved by whole pixels (R, L, 2), row and column; 0 comes in, and what goes out is lost."""
+    for axis in (0, 1):
+        places = torch.arange(canvases.shape[axis - 2], device=canvases.device)
+        source = places - by[..., axis, None].long()  # (R, L, H)
+        inside = source == source.clamp(0, len(places) - 1)
+        shape = (*source.shape[:2], 1, -1, 1) if axis == 0 else (*source.shape[:2], 1, 1, -1)
+        index = source.clamp(0, len(places) - 1).view(shape).expand_as(canvases)
+        canvases = canvases.gather(axis - 2, index) * inside.view(shape)
+    return canvases
 
 
 def _scale(layer: nn.Linear, factor: float) -> None:
