@@ -107,8 +107,9 @@ class Transport(VideoModel[TransportState]):
     which canvas.
 
     In eval mode the context is seen twice. What was one blob in the first frame has often come apart by the last one,
-    so the canvases of the first look, moved back to where they were, are what the second one begins with; futures
-    follow the second. Predictions of the context's own frames are the first look's, which has seen no later frame.
+    so the canvases of a first look, moved back to where they were, are what the second one begins with; futures follow
+    the second. Samples share the first look, whose z is the posterior's mean. Predictions of the context's own frames
+    come from neither: they may have seen no later frame.
     """
 
     compiled = ("write_gate",)
@@ -156,8 +157,13 @@ class Transport(VideoModel[TransportState]):
         self, video: Tensor, noise: Tensor, n_past: int | None = None, actions: Tensor | None = None
     ) -> Prediction:
         """See `VideoModel.forward`. Each sample has its own q, which sees earlier z in the displacements."""
-        n_samples = noise.shape[0]
-        _, _, pictures, latents = self._follow(video, noise, n_past or self.n_past, actions)
+        n_samples, n_written = noise.shape[0], n_past or self.n_past
+        n_seen = n_written - 1  # predicted frames of the context
+        context, told = video[:, :n_written], None if actions is None else actions[:, :n_seen]
+        begin = self._begin(context, told)
+        _, _, pictures, latents = self._follow(video, noise, n_written, actions, begin)
+        if begin is not None:
+            _, _, pictures[:n_seen], latents[:n_seen] = self._follow(context, noise[:, :, :n_seen], n_written, told)
         params = self.head(stack_frames(pictures, n_samples))
         if not latents:
             return Prediction(params, None, None, noise)
@@ -167,7 +173,7 @@ class Transport(VideoModel[TransportState]):
 
     def start(self, context: Tensor, noise: Tensor, actions: Tensor | None = None) -> TransportState:
         """See `VideoModel.start`."""
-        return self._follow(context, noise, context.shape[1], actions)[0]
+        return self._follow(context, noise, context.shape[1], actions, self._begin(context, actions))[0]
 
     def step(
         self, state: TransportState, noise: Tensor, actions: Tensor | None = None
@@ -196,25 +202,25 @@ class Transport(VideoModel[TransportState]):
         noise: Tensor,
         n_written: int,
         actions: Tensor | None,
-        canvases: Tensor | None = None,
-    ) -> tuple[TransportState, tuple[Tensor, Tensor] | None, list[Tensor], list[tuple[Gaussian, Tensor]]]:
+        begin: Tensor | None = None,
+    ) -> tuple[TransportState, Tensor, list[Tensor], list[tuple[Gaussian, Tensor]]]:
         """Predict frames 1..T-1 with z from the posterior; write the first n_written frames onto the canvases.
 
         Args:
             video: (B, T, C, H, W).
             noise: (K, B, T-1, Z).
             actions: (B, T-1, A) or None.
-            canvases: (R, L, C, H, W) of an earlier look at these frames, in the first frame's place.
+            begin: (B, L, C, H, W) canvases of an earlier look at these frames, None in the first one.
 
         Returns:
-            The state and the posterior's memory after the last frame; each predicted frame's picture (R, C, H, W);
-            with a latent, its q and z (R, L, 2).
+            The state after the last frame; how far layers moved until the last frame written, (R, L, 2) whole pixels;
+            each predicted frame's picture (R, C, H, W); with a latent, its q and z (R, L, 2).
         """
         n_samples, n_frames = noise.shape[0], video.shape[1] - 1
         rows = noise.flatten(0, 1)  # (R, T-1, Z)
         by_frame = actions_by_frame(actions, n_samples, n_frames)  # (R, A) each
-        state, seen = self._first(video[:, 0], n_samples, canvases), None
-        moved = torch.zeros_like(state.path[:, :, 0])  # (R, L, 2) since the first frame
+        state, seen = self._first(video[:, 0], n_samples, begin), None
+        moved = torch.zeros_like(state.path[:, :, 0])
         spectra = None if self.posterior is None else self.evidence.spectrum(video)
         pictures, latents = [], []
         for t in range(n_frames):
@@ -234,20 +240,30 @@ class Transport(VideoModel[TransportState]):
                 frame = video[:, t + 1].repeat(n_samples, 1, 1, 1)
                 state = state._replace(canvases=self.write(frame, picture, state.canvases))
                 moved = moved + state.path[:, :, 0].round()
-            if t + 2 == n_written and canvases is None and not self.training:
-                context, told = video[:, :n_written], None if actions is None else actions[:, : t + 1]
-                begin = shift(state.canvases, -moved)
-                state, seen, _, _ = self._follow(context, noise[:, :, : t + 1], n_written, told, begin)
-        return state, seen, pictures, latents
+        return state, moved, pictures, latents
 
-    def _first(self, frame: Tensor, n_samples: int, canvases: Tensor | None = None) -> TransportState:
-        """The state after the first frame (B, C, H, W), for n_samples rows of each video."""
-        if canvases is None:
+    def _begin(self, context: Tensor, actions: Tensor | None) -> Tensor | None:
+        """What the second look at the context begins with, (B, L, C, H, W); None in training, and if one frame is all.
+
+        The canvases after a look with z the posterior's mean, moved back to where they were in the first frame.
+        """
+        n_videos, n_frames = context.shape[:2]
+        if self.training or n_frames == 1:
+            return None
+        state, moved, _, _ = self._follow(
+            context, context.new_zeros(1, n_videos, n_frames - 1, self.z_dim), n_frames, actions
+        )
+        return shift(state.canvases, -moved)
+
+    def _first(self, frame: Tensor, n_samples: int, begin: Tensor | None) -> TransportState:
+        """The state after the first frame (B, C, H, W), for n_samples rows of each video; begin as in `_follow`."""
+        if begin is None:
             empty = frame.new_zeros(len(frame), self.layers, *frame.shape[1:])
             gates = self.write_gate(torch.cat([frame, frame, empty.flatten(1, 2)], 1))  # (B, L, H, W)
-            canvases = (gates[:, :, None] * frame[:, None]).repeat(n_samples, 1, 1, 1, 1)
+            canvases = gates[:, :, None] * frame[:, None]
         else:
-            canvases = self.write(frame.repeat(n_samples, 1, 1, 1), compose(canvases), canvases)
+            canvases = self.write(frame, compose(begin), begin)
+        canvases = canvases.repeat(n_samples, 1, 1, 1, 1)
         rows = canvases.shape[:2]
         memory = frame.new_zeros(*rows, self.rnn_size)
         return TransportState(canvases, frame.new_zeros(*rows, HISTORY, 2), (memory, memory))
