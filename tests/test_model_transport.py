@@ -22,7 +22,7 @@ def moved(model: Transport, canvases: torch.Tensor, displacement: list[float]) -
     model.log_spread.data.fill_(-1.8)
     state = state_of(canvases, [0.0, 0.0], model.rnn_size)
     displacements = torch.tensor(displacement, dtype=canvases.dtype).expand(*rows, 2)
-    return model._move(state, None, displacements, state.memory)[1].canvases
+    return model._move(state, None, displacements)[1].canvases
 
 
 def blob(size: int = 32) -> torch.Tensor:
@@ -36,7 +36,7 @@ def state_of(canvases: torch.Tensor, velocity: list[float], rnn_size: int) -> Tr
     rows = canvases.shape[:2]
     memory = (torch.zeros(*rows, rnn_size, dtype=canvases.dtype),) * 2
     path = torch.tensor(velocity, dtype=canvases.dtype).expand(*rows, HISTORY, 2)
-    return TransportState(canvases, path, memory)
+    return TransportState(canvases, path, memory, memory)
 
 
 @pytest.mark.parametrize("displacement", [(2, -1), (0, 0), (-2, 2)])

@@ -33,6 +33,7 @@ REACH_BACK = 0.7  # px, width of the displacements in the backward pass: gradien
 MOST_EVIDENCE = 40.0  # nats, so that the network of the posterior can still object
 PRIOR_LR = 3.0  # learning rate of the prior over that of the rest
 HISTORY = 3  # displacements that the prior is shown
+LOOKS = 2  # at the context, in eval mode
 PATCH = 4  # the write gate works on patches of 4x4 pixels
 
 
@@ -90,6 +91,14 @@ class TransportState(NamedTuple):
     canvases: Tensor  # (R, L, C, H, W) in [0, 1]
     path: Tensor  # (R, L, HISTORY, 2) the last displacements, latest first
     memory: tuple[Tensor, Tensor]  # LSTM state of the prior, (R, L, rnn_size) each
+    seen: tuple[Tensor, Tensor]  # the posterior's, likewise
+
+    def repeat(self, n: int) -> "TransportState":
+        """n samples of each video, sample by sample."""
+        memory, seen = ([x.repeat(n, 1, 1) for x in cell] for cell in (self.memory, self.seen))
+        return TransportState(
+            self.canvases.repeat(n, 1, 1, 1, 1), self.path.repeat(n, 1, 1, 1), tuple(memory), tuple(seen)
+        )
 
 
 class Transport(VideoModel[TransportState]):
@@ -107,9 +116,9 @@ class Transport(VideoModel[TransportState]):
     which canvas.
 
     In eval mode the context is seen twice. What was one blob in the first frame has often come apart by the last one,
-    so the canvases of a first look, moved back to where they were, are what the second one begins with; futures follow
-    the second. Samples share the first look, whose z is the posterior's mean. Predictions of the context's own frames
-    come from neither: they may have seen no later frame.
+    so the canvases of a first look, moved back to where they were, are what the second one begins with. Futures follow
+    the second; in both z is the posterior's mean, so samples share them. Predictions of the context's own frames are
+    made as in training, by a look that has seen no later frame.
     """
 
     compiled = ("write_gate",)
@@ -157,13 +166,15 @@ class Transport(VideoModel[TransportState]):
         self, video: Tensor, noise: Tensor, n_past: int | None = None, actions: Tensor | None = None
     ) -> Prediction:
         """See `VideoModel.forward`. Each sample has its own q, which sees earlier z in the displacements."""
-        n_samples, n_written = noise.shape[0], n_past or self.n_past
-        n_seen = n_written - 1  # predicted frames of the context
-        context, told = video[:, :n_written], None if actions is None else actions[:, :n_seen]
-        begin = self._begin(context, told)
-        _, _, pictures, latents = self._follow(video, noise, n_written, actions, begin)
-        if begin is not None:
-            _, _, pictures[:n_seen], latents[:n_seen] = self._follow(context, noise[:, :, :n_seen], n_written, told)
+        n_samples, n_seen = noise.shape[0], (n_past or self.n_past) - 1  # n_seen of the predicted frames are observed
+        context, told = video[:, : n_seen + 1], None if actions is None else actions[:, :n_seen]
+        rest = None if actions is None else actions[:, n_seen:]
+        state = self._first(context[:, 0]).repeat(n_samples)
+        state, _, pictures, latents = self._follow(state, context[:, 1:], noise[:, :, :n_seen], told, write=True)
+        if not self.training:
+            state = self._observe(context, told).repeat(n_samples)
+        future = self._follow(state, video[:, n_seen + 1 :], noise[:, :, n_seen:], rest, write=False)
+        pictures, latents = pictures + future[2], latents + future[3]
         params = self.head(stack_frames(pictures, n_samples))
         if not latents:
             return Prediction(params, None, None, noise)
@@ -172,8 +183,8 @@ class Transport(VideoModel[TransportState]):
         return Prediction(params, q, standard_normal_like(q), stack_frames(zs, n_samples).flatten(3))
 
     def start(self, context: Tensor, noise: Tensor, actions: Tensor | None = None) -> TransportState:
-        """See `VideoModel.start`."""
-        return self._follow(context, noise, context.shape[1], actions, self._begin(context, actions))[0]
+        """See `VideoModel.start`. Samples begin alike: the context's z is the posterior's mean, whatever the noise."""
+        return self._observe(context, actions).repeat(len(noise))
 
     def step(
         self, state: TransportState, noise: Tensor, actions: Tensor | None = None
@@ -184,8 +195,8 @@ class Transport(VideoModel[TransportState]):
             displacement = None
             if self.posterior is not None:
                 displacement, _, _ = self._displacement(p, noise.unflatten(-1, (self.layers, 2)))
-            picture, state = self._move(state, p, displacement, memory)
-            return self.head(picture), state
+            picture, state = self._move(state, p, displacement)
+            return self.head(picture), state._replace(memory=memory)
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """The prior has gradients of its own size, from the KL alone, and much to learn: a group of its own."""
@@ -196,77 +207,69 @@ class Transport(VideoModel[TransportState]):
 
     # ---- one frame
 
-    def _follow(
-        self,
-        video: Tensor,
-        noise: Tensor,
-        n_written: int,
-        actions: Tensor | None,
-        begin: Tensor | None = None,
-    ) -> tuple[TransportState, Tensor, list[Tensor], list[tuple[Gaussian, Tensor]]]:
-        """Predict frames 1..T-1 with z from the posterior; write the first n_written frames onto the canvases.
-
-        Args:
-            video: (B, T, C, H, W).
-            noise: (K, B, T-1, Z).
-            actions: (B, T-1, A) or None.
-            begin: (B, L, C, H, W) canvases of an earlier look at these frames, None in the first one.
-
-        Returns:
-            The state after the last frame; how far layers moved until the last frame written, (R, L, 2) whole pixels;
-            each predicted frame's picture (R, C, H, W); with a latent, its q and z (R, L, 2).
-        """
-        n_samples, n_frames = noise.shape[0], video.shape[1] - 1
-        rows = noise.flatten(0, 1)  # (R, T-1, Z)
-        by_frame = actions_by_frame(actions, n_samples, n_frames)  # (R, A) each
-        state, seen = self._first(video[:, 0], n_samples, begin), None
-        moved = torch.zeros_like(state.path[:, :, 0])
-        spectra = None if self.posterior is None else self.evidence.spectrum(video)
-        pictures, latents = [], []
-        for t in range(n_frames):
-            with float32(video):
-                features = self._features(state, by_frame[t])
-                p, memory = self._prior(features, state)
-                displacement = None
-                if self.posterior is not None:
-                    spectrum = spectra[:, t + 1].repeat(n_samples, 1, 1, 1)
-                    evidence = self.evidence(spectrum, state.canvases, state.path[:, :, 0], p, self.log_trust.exp())
-                    chosen, seen = self._posterior(features, evidence, p, seen)
-                    displacement, q, z = self._displacement(p, rows[:, t].unflatten(-1, (self.layers, 2)), chosen)
-                    latents.append((q, z))
-                picture, state = self._move(state, p, displacement, memory)
-            pictures.append(picture)
-            if t + 1 < n_written:
-                frame = video[:, t + 1].repeat(n_samples, 1, 1, 1)
-                state = state._replace(canvases=self.write(frame, picture, state.canvases))
-                moved = moved + state.path[:, :, 0].round()
-        return state, moved, pictures, latents
-
-    def _begin(self, context: Tensor, actions: Tensor | None) -> Tensor | None:
-        """What the second look at the context begins with, (B, L, C, H, W); None in training, and if one frame is all.
-
-        The canvases after a look with z the posterior's mean, moved back to where they were in the first frame.
-        """
+    def _observe(self, context: Tensor, actions: Tensor | None) -> TransportState:
+        """The state after the last of several looks at the context (B, T, C, H, W), R = B."""
         n_videos, n_frames = context.shape[:2]
-        if self.training or n_frames == 1:
-            return None
-        state, moved, _, _ = self._follow(
-            context, context.new_zeros(1, n_videos, n_frames - 1, self.z_dim), n_frames, actions
-        )
-        return shift(state.canvases, -moved)
+        mean = context.new_zeros(1, n_videos, n_frames - 1, self.z_dim)
+        canvases = None
+        for _ in range(LOOKS if n_frames > 1 else 1):
+            first = self._first(context[:, 0], canvases)
+            state, moved, _, _ = self._follow(first, context[:, 1:], mean, actions, write=True)
+            canvases = shift(state.canvases, -moved)
+        return state
 
-    def _first(self, frame: Tensor, n_samples: int, begin: Tensor | None) -> TransportState:
-        """The state after the first frame (B, C, H, W), for n_samples rows of each video; begin as in `_follow`."""
-        if begin is None:
+    def _first(self, frame: Tensor, canvases: Tensor | None = None) -> TransportState:
+        """The state after the first frame (B, C, H, W), R = B; canvases (B, L, C, H, W) of an earlier look at it."""
+        if canvases is None:
             empty = frame.new_zeros(len(frame), self.layers, *frame.shape[1:])
             gates = self.write_gate(torch.cat([frame, frame, empty.flatten(1, 2)], 1))  # (B, L, H, W)
             canvases = gates[:, :, None] * frame[:, None]
         else:
-            canvases = self.write(frame, compose(begin), begin)
-        canvases = canvases.repeat(n_samples, 1, 1, 1, 1)
+            canvases = self.write(frame, compose(canvases), canvases)
         rows = canvases.shape[:2]
-        memory = frame.new_zeros(*rows, self.rnn_size)
-        return TransportState(canvases, frame.new_zeros(*rows, HISTORY, 2), (memory, memory))
+        memory = (frame.new_zeros(*rows, self.rnn_size),) * 2
+        return TransportState(canvases, frame.new_zeros(*rows, HISTORY, 2), memory, memory)
+
+    def _follow(
+        self, state: TransportState, frames: Tensor, noise: Tensor, actions: Tensor | None, *, write: bool
+    ) -> tuple[TransportState, Tensor, list[Tensor], list[tuple[Gaussian, Tensor]]]:
+        """Predict the next frames with z from the posterior.
+
+        Args:
+            frames: (B, F, C, H, W).
+            noise: (K, B, F, Z).
+            actions: (B, F, A) or None.
+            write: each frame onto the canvases, once it is predicted.
+
+        Returns:
+            The state after the last frame; how far layers have moved, (R, L, 2) whole pixels; each frame's picture
+            (R, C, H, W); with a latent, its q and z (R, L, 2).
+        """
+        n_samples, n_frames = noise.shape[0], frames.shape[1]
+        rows = noise.flatten(0, 1)  # (R, F, Z)
+        by_frame = actions_by_frame(actions, n_samples, n_frames)  # (R, A) each
+        moved = torch.zeros_like(state.path[:, :, 0])
+        spectra = None if self.posterior is None else self.evidence.spectrum(frames)
+        pictures, latents = [], []
+        for t in range(n_frames):
+            with float32(frames):
+                features = self._features(state, by_frame[t])
+                p, memory = self._prior(features, state)
+                displacement, seen = None, state.seen
+                if self.posterior is not None:
+                    spectrum = spectra[:, t].repeat(n_samples, 1, 1, 1)
+                    evidence = self.evidence(spectrum, state.canvases, state.path[:, :, 0], p, self.log_trust.exp())
+                    chosen, seen = self._posterior(features, evidence, p, state)
+                    displacement, q, z = self._displacement(p, rows[:, t].unflatten(-1, (self.layers, 2)), chosen)
+                    latents.append((q, z))
+                picture, state = self._move(state, p, displacement)
+            pictures.append(picture)
+            canvases = state.canvases
+            if write:
+                canvases = self.write(frames[:, t].repeat(n_samples, 1, 1, 1), picture, canvases)
+            state = state._replace(canvases=canvases, memory=memory, seen=seen)
+            moved = moved + state.path[:, :, 0].round()
+        return state, moved, pictures, latents
 
     def write(self, frame: Tensor, picture: Tensor, canvases: Tensor) -> Tensor:
         """Correct the canvases where the frame differs from the picture expected."""
@@ -309,16 +312,14 @@ class Transport(VideoModel[TransportState]):
         return ((1 - FLOOR) * p + FLOOR / n**2).unflatten(-1, (n, n)), memory
 
     def _posterior(
-        self, features: Tensor, evidence: tuple[Tensor, Tensor], p: Tensor, memory: tuple[Tensor, Tensor] | None
+        self, features: Tensor, evidence: tuple[Tensor, Tensor], p: Tensor, state: TransportState
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Probability of every displacement once the frame is seen, (R, L, D, D) float64: prior times evidence.
 
         The prior is detached: it learns from the KL alone, as SVG's does, and not from the pictures.
         """
-        if memory is None:
-            memory = (features.new_zeros(*features.shape[:2], self.rnn_size),) * 2
-        found, seen = evidence  # (R, L, 2, D, D), (R, L, ...)
-        out, memory = self.posterior(torch.cat([features, seen], -1), memory)
+        found, summary = evidence  # (R, L, 2, D, D), (R, L, ...)
+        out, memory = self.posterior(torch.cat([features, summary], -1), state.seen)
         trusted = (found * self.log_trust.exp()[:, None, None]).sum(2)
         logits = out.unflatten(-1, p.shape[-2:]) + MOST_EVIDENCE * (trusted / MOST_EVIDENCE).tanh()
         logits = logits.double() + p.detach().log()
@@ -383,10 +384,8 @@ class Transport(VideoModel[TransportState]):
         code = mean.detach() + deviation.detach() * (shift + tight.exp() * noise)
         return q, code, q.sample(noise)
 
-    def _move(
-        self, state: TransportState, p: Tensor, displacement: Tensor | None, memory: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, TransportState]:
-        """The next picture (R, C, H, W) and the state after it; without a latent canvases spread out as p does."""
+    def _move(self, state: TransportState, p: Tensor, displacement: Tensor | None) -> tuple[Tensor, TransportState]:
+        """The next picture (R, C, H, W) and its canvases and path; without a latent canvases spread out as p does."""
         if displacement is None:
             weights = torch.stack([p.sum(-1), p.sum(-2)], 2).to(state.path)
             displacement = weights @ self.displacements
@@ -396,7 +395,7 @@ class Transport(VideoModel[TransportState]):
         canvases = bands[:, :, 0] @ state.canvases @ bands[:, :, 1].transpose(-1, -2)
         picture = compose(canvases)
         path = torch.cat([displacement.detach()[:, :, None], state.path[:, :, :-1]], 2)
-        return picture, TransportState(canvases, path, memory)
+        return picture, state._replace(canvases=canvases, path=path)
 
     def _weights(self, displacement: Tensor) -> Tensor:
         """Displacements (R, L, 2) as narrow distributions over whole pixels, (R, L, 2, D).
