@@ -74,6 +74,15 @@ def test_a_second_look_at_the_context_places_later_frames_better_and_leaves_the_
     assert errors[1] < 0.8 * errors[0]
 
 
+@torch.no_grad()
+def test_samples_begin_alike_with_the_mean_of_what_the_context_says():
+    model = load_run("smmnist-transport", device="cpu").model
+    context = torch.stack(load_dataset("digits", None, "test", seq_len=5).__getitems__(range(8))).float() / 255
+    one, many = (model.start(context, noise(n, 8, 4, model.z_dim)) for n in (1, 3))
+    parts = ([x.canvases, x.path, *x.memory, *x.seen] for x in (one, many))
+    assert all(b.equal(torch.cat([a] * 3)) for a, b in zip(*parts, strict=True))
+
+
 def sure_of(displacement: list[int], model: Transport) -> torch.Tensor:
     """(1, L, D, D) probabilities, nearly all at one displacement."""
     n = len(model.displacements)

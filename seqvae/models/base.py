@@ -22,6 +22,10 @@ from seqvae.likelihoods import Likelihood
 State = TypeVar("State")  # a family's NamedTuple of tensors, batch first: everything that `step` needs of the past
 
 
+# Pictures lie in [EDGE, 1 - EDGE], so that their logits are finite. Half a grey level would cost black 0.03 of SSIM.
+EDGE = 1e-4
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What `forward` returns, for each of the F predicted frames, in the weights' dtype whatever autocast does."""
@@ -202,6 +206,27 @@ class VideoModel(nn.Module, ABC, Generic[State]):
         """
         assert not self.training, "reconstructions use eval mode, as predictions do"
         return self.likelihood.mean(self(video, noise[None], n_past, actions).params[0])
+
+
+class ParameterHead(nn.Module):
+    """Pictures to likelihood parameters: their logits, and whatever else the likelihood wants from 1x1 convolutions."""
+
+    def __init__(self, likelihood: Likelihood, channels: int) -> None:
+        super().__init__()
+        self.channels, self.mean_channels = channels, likelihood.mean_channels
+        rest = likelihood.param_channels - self.mean_channels
+        self.rest = None
+        if rest:
+            self.rest = nn.Sequential(nn.Conv2d(2 * channels, 32, 1), nn.LeakyReLU(0.2), nn.Conv2d(32, rest, 1))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(..., C, H, W) in [0, 1] -> (..., param_channels, H, W)."""
+        logits = torch.logit(EDGE + (1 - 2 * EDGE) * pictures)
+        if self.rest is None:
+            return logits
+        rest = self.rest(torch.cat([pictures, logits / 4], -3).flatten(0, -4)).to(logits.dtype)
+        rest = rest.unflatten(0, pictures.shape[:-3])
+        return torch.cat([logits[..., : self.mean_channels, :, :], rest], -3)
 
 
 class ActionScale(nn.Module):

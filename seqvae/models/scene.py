@@ -23,8 +23,15 @@ from torch import Tensor, nn
 from seqvae.config.models import SceneConfig
 from seqvae.gaussian import Gaussian, standard_normal_like
 from seqvae.likelihoods import Likelihood
-from seqvae.models.base import ActionScale, Prediction, VideoModel, actions_by_frame, float32, stack_frames
-from seqvae.models.transport import ParameterHead
+from seqvae.models.base import (
+    ActionScale,
+    ParameterHead,
+    Prediction,
+    VideoModel,
+    actions_by_frame,
+    float32,
+    stack_frames,
+)
 from seqvae.networks.blocks import norm_and_leak, normed_conv
 
 PATCH = 4  # networks see patches of 4x4 pixels

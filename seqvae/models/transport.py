@@ -22,12 +22,18 @@ from seqvae.config.models import TransportConfig
 from seqvae.gaussian import Gaussian, standard_normal_like
 from seqvae.likelihoods import Likelihood
 from seqvae.models import cuts
-from seqvae.models.base import ActionScale, Prediction, VideoModel, actions_by_frame, float32, stack_frames
+from seqvae.models.base import (
+    ActionScale,
+    ParameterHead,
+    Prediction,
+    VideoModel,
+    actions_by_frame,
+    float32,
+    stack_frames,
+)
 from seqvae.models.evidence import VELOCITY_WAVES, Evidence, fourier
 from seqvae.networks.blocks import normed_conv
 
-# Pictures lie in [EDGE, 1 - EDGE], so that their logits are finite. Half a grey level would cost black 0.03 of SSIM.
-EDGE = 1e-4
 FLOOR = 1e-3  # probability that the prior spreads evenly, so that no displacement costs more than some 12 nats
 REACH_BACK = 0.7  # px, width of the displacements in the backward pass: gradients of neighbouring pixels
 MOST_EVIDENCE = 40.0  # nats, so that the network of the posterior can still object
@@ -95,10 +101,8 @@ class TransportState(NamedTuple):
 
     def repeat(self, n: int) -> "TransportState":
         """n samples of each video, sample by sample."""
-        memory, seen = ([x.repeat(n, 1, 1) for x in cell] for cell in (self.memory, self.seen))
-        return TransportState(
-            self.canvases.repeat(n, 1, 1, 1, 1), self.path.repeat(n, 1, 1, 1), tuple(memory), tuple(seen)
-        )
+        memory, seen = (tuple(x.repeat(n, 1, 1) for x in cell) for cell in (self.memory, self.seen))
+        return TransportState(self.canvases.repeat(n, 1, 1, 1, 1), self.path.repeat(n, 1, 1, 1), memory, seen)
 
 
 class Transport(VideoModel[TransportState]):
@@ -249,7 +253,6 @@ class Transport(VideoModel[TransportState]):
         rows = noise.flatten(0, 1)  # (R, F, Z)
         by_frame = actions_by_frame(actions, n_samples, n_frames)  # (R, A) each
         moved = torch.zeros_like(state.path[:, :, 0])
-        spectra = None if self.posterior is None else self.evidence.spectrum(frames)
         pictures, latents = [], []
         for t in range(n_frames):
             with float32(frames):
@@ -257,7 +260,7 @@ class Transport(VideoModel[TransportState]):
                 p, memory = self._prior(features, state)
                 displacement, seen = None, state.seen
                 if self.posterior is not None:
-                    spectrum = spectra[:, t].repeat(n_samples, 1, 1, 1)
+                    spectrum = self.evidence.spectrum(frames[:, t]).repeat(n_samples, 1, 1, 1)
                     evidence = self.evidence(spectrum, state.canvases, state.path[:, :, 0], p, self.log_trust.exp())
                     chosen, seen = self._posterior(features, evidence, p, state)
                     displacement, q, z = self._displacement(p, rows[:, t].unflatten(-1, (self.layers, 2)), chosen)
@@ -410,27 +413,6 @@ class Transport(VideoModel[TransportState]):
     def _around(self, displacement: Tensor, spread: Tensor) -> Tensor:
         squares = (self.displacements - displacement[..., None]) ** 2
         return (-0.5 * squares / spread**2).softmax(-1)
-
-
-class ParameterHead(nn.Module):
-    """Pictures to likelihood parameters: their logits, and whatever else the likelihood wants from 1x1 convolutions."""
-
-    def __init__(self, likelihood: Likelihood, channels: int) -> None:
-        super().__init__()
-        self.channels, self.mean_channels = channels, likelihood.mean_channels
-        rest = likelihood.param_channels - self.mean_channels
-        self.rest = None
-        if rest:
-            self.rest = nn.Sequential(nn.Conv2d(2 * channels, 32, 1), nn.LeakyReLU(0.2), nn.Conv2d(32, rest, 1))
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """(..., C, H, W) in [0, 1] -> (..., param_channels, H, W)."""
-        logits = torch.logit(EDGE + (1 - 2 * EDGE) * pictures)
-        if self.rest is None:
-            return logits
-        rest = self.rest(torch.cat([pictures, logits / 4], -3).flatten(0, -4)).to(logits.dtype)
-        rest = rest.unflatten(0, pictures.shape[:-3])
-        return torch.cat([logits[..., : self.mean_channels, :, :], rest], -3)
 
 
 def compose(canvases: Tensor) -> Tensor:
