@@ -20,6 +20,16 @@ def keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
+def release_memory() -> None:
+    """Hands all free memory back to the system; nothing where there is no glibc.
+
+    For a loop that keeps a little of each round: with `keep_memory`, what it keeps lies between the large blocks, which
+    then no longer fit where they lay.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def check_memory(need: int, what: str) -> None:
     """ValueError where `need` bytes, a lower bound, are more than the machine has; `what` names the settings."""
     has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -17,12 +17,14 @@ from seqvae.device import as_float
 from seqvae.distributed import collect, is_main, world_size
 from seqvae.evaluation.prediction_file import Writer
 from seqvae.evaluation.predictions import Predictions, array, own_videos, sample_chunks
+from seqvae.memory import release_memory
 from seqvae.metrics.best_of_n import BestOfN, Summary
 from seqvae.metrics.frame import without_tf32
 from seqvae.metrics.frechet import FrechetDistance
 from seqvae.metrics.protocols import Metric, Protocol
 
 SHOWN = 8  # videos that get a GIF and a strip
+TRIM_EVERY = 8  # batches, after which freed memory goes back to the system
 LEVELS = (0.5, 0.9)  # of the central intervals whose coverage is measured
 Oracle = Callable[[range, range], np.ndarray]  # videos, samples -> (n, B, F, C, H, W) uint8
 
@@ -283,7 +285,7 @@ def score_all(
     """
     assert writer is None or world_size() == 1, "a file has one writer"
     mine = own_videos(predictions.n_videos)
-    for first in tqdm(mine[::batch_size], unit="batch", disable=None):
+    for i, first in enumerate(tqdm(mine[::batch_size], unit="batch", disable=None)):
         videos = range(first, min(first + batch_size, mine.stop))
         truth = predictions.truth(videos)
         for scorer in scorers:
@@ -303,6 +305,8 @@ def score_all(
             writer.add_posterior(videos, *posterior)
         for scorer in scorers:
             scorer.finish(posterior, predictions.mean_image)
+        if i % TRIM_EVERY == TRIM_EVERY - 1:
+            release_memory()
     if world_size() > 1:
         for scorer in scorers:
             scorer.gather(predictions, batch_size)
