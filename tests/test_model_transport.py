@@ -137,7 +137,7 @@ def test_where_the_prior_is_sure_every_z_stands_for_the_same_displacement():
     model.wander.data.fill_(-100.0)
     for z in (-3.0, 0.0, 3.0):
         z = torch.full((1, model.layers, 2), z, dtype=torch.float64)
-        displacement, q, _ = model._displacement(sure_of([1, -2], model), z)
+        displacement, q, *_ = model._displacement(sure_of([1, -2], model), z)
         assert q is None
         assert_close(displacement, torch.tensor([1.0, -2.0]).double().expand(1, model.layers, 2))
 
@@ -162,7 +162,7 @@ def test_a_posterior_that_knows_the_displacement_finds_it_at_no_more_than_its_su
     p = torch.full((4000, model.layers, n, n), 1 / n**2, dtype=torch.float64)
     chosen = sure_of([2, -1], model).expand_as(p)
     z = torch.randn(4000, model.layers, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    displacement, q, _ = model._displacement(p, z, chosen)
+    displacement, q, *_ = model._displacement(p, z, chosen)
     assert ((displacement - torch.tensor([2.0, -1.0])).abs().amax(-1) < 0.5).double().mean() > 0.8
     kl = gaussian_kl(q, standard_normal_like(q))
     assert kl.min() > 1 and kl.max() < math.log(n**2)  # of all densities with these moments q has the largest entropy
@@ -175,7 +175,7 @@ def test_a_posterior_that_knows_nothing_new_costs_nothing():
     n = len(model.displacements)
     p = torch.rand(3, 2, n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     p = p / p.sum((-2, -1), keepdim=True)
-    _, q, _ = model._displacement(p, torch.zeros(3, 2, 2, dtype=torch.float64), p)
+    _, q, *_ = model._displacement(p, torch.zeros(3, 2, 2, dtype=torch.float64), p)
     assert gaussian_kl(q, standard_normal_like(q)).abs().max() < 1e-12
 
 
@@ -202,6 +202,42 @@ def test_the_prior_learns_from_the_kl_alone():
     assert all(p.grad.abs().max() > 0 for p in model.prior.parameters())
 
 
+@pytest.mark.parametrize("actions", [0, 2])
+def test_what_is_rehearsed_is_how_likely_the_displacements_were_to_the_prior(actions, monkeypatch):
+    model = build(small("transport", actions=actions)).train()
+    told = torch.randn(2, 5, actions, dtype=torch.float64) if actions else None
+    priors, displacements = [], []
+    prior, move = model._prior, model._move
+
+    def record_prior(*inputs):
+        priors.append(prior(*inputs)[0])
+        return prior(*inputs)
+
+    def record_move(state, p, displacement):
+        displacements.append(displacement.detach())
+        return move(state, p, displacement)
+
+    monkeypatch.setattr(model, "_prior", record_prior)
+    monkeypatch.setattr(model, "_move", record_move)
+    tracks = model(clips(), noise(2, 2, 5, model.z_dim), actions=told).tracks
+    assert tracks.shape == (2, 5, model.track_size)
+    nats = model.rehearse(tracks)
+    for frame, (p, displacement) in enumerate(zip(priors, displacements)):
+        for video in range(2):  # the first sample's
+            rows, columns = (displacement[video].round().long() + model.reach).T
+            expected = -torch.stack([layer[i, j] for layer, i, j in zip(p[video], rows, columns)]).log().sum()
+            assert_close(nats[video, frame], expected)
+
+
+def test_rehearsals_teach_the_prior_alone_and_leave_evaluation_as_it_is():
+    model = build(small("transport")).train()
+    model.rehearse(model(clips(), noise(1, 2, 5, model.z_dim)).tracks).sum().backward()
+    taught = {name for name, weight in model.named_parameters() if weight.grad is not None}
+    assert taught == {f"prior.{name}" for name, _ in model.prior.named_parameters()}
+    assert model.eval()(clips(), noise(1, 2, 5, model.z_dim)).tracks is None
+    assert build(small("transport", rehearsals=0)).train()(clips(), noise(1, 2, 5, model.z_dim)).tracks is None
+
+
 @pytest.mark.parametrize("image_size, channels, layers", [(32, 3, 1), (64, 1, 3), (128, 1, 2)])
 def test_any_size_number_of_channels_and_layers(image_size, channels, layers):
     cfg = TransportConfig(layers=layers, rnn_size=8, width=4)
@@ -224,6 +260,10 @@ def test_the_whole_model_compiles_without_a_graph_break():
 def test_settings_that_no_model_could_have_are_refused():
     with pytest.raises(ValueError, match="model.actions is not used with model.prior fixed"):
         TransportConfig(prior="fixed", actions=4)
+    with pytest.raises(ValueError, match="model.rehearsals is not used with model.prior none"):
+        TransportConfig(prior="none", rehearsals=2)
+    with pytest.raises(ValueError, match="model.rehearsals must be in .0, 64., got 65"):
+        TransportConfig(rehearsals=65)
     with pytest.raises(ValueError, match="model.actions must be in"):
         TransportConfig(actions=-1)
     with pytest.raises(ValueError, match="model.layers must be >= 1, got 0"):

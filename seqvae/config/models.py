@@ -79,9 +79,13 @@ class TransportConfig(ModelConfig):
     rnn_size: int = 192  # hidden units of prior and posterior, which serve all layers
     width: int = 32  # channels of the network that writes the context onto the canvases
     max_displacement: int = 5  # pixels per frame and axis
+    rehearsals: int = 4  # earlier clips that a learned prior rehearses, for every new one; 0: none
     actions: int = 0  # size of the actions given to prior and posterior (bair, pushing: 4); 0: none
 
     def __post_init__(self) -> None:
+        if self.prior != "learned":
+            self.refuse(f"is not used with model.prior {self.prior}", "rehearsals")
+        self.require("in [0, 64]", lambda value: 0 <= value <= 64, "rehearsals")
         if self.prior == "fixed":
             self.refuse("is not used with model.prior fixed, which is blind to them", "actions")
         self.check_sizes("layers", "rnn_size", "width", "max_displacement")

@@ -34,6 +34,7 @@ class Prediction:
     q: Gaussian | None  # (B, F, Z) posterior, or (K, B, F, Z) if it depends on earlier z; None without a latent
     p: Gaussian | None  # prior, of q's shape
     z: Tensor  # (K, B, F, Z) sampled from q
+    tracks: Tensor | None = None  # (B, F, S) what `rehearse` needs of these clips, in training of a family that has it
 
     def first_latents(self) -> tuple[Gaussian, Gaussian] | None:
         """q and p of the first sample, (B, F, Z); None without a latent."""
@@ -73,6 +74,8 @@ class VideoModel(nn.Module, ABC, Generic[State]):
 
     likelihood: Likelihood  # whose parameters the model predicts
     action_scale: "ActionScale | None"  # of a model that takes actions
+    rehearsals: int = 0  # earlier clips that a training step rehearses for every new one
+    track_size: int = 0  # S, numbers of a frame that `rehearse` needs
 
     def __init__(self, *, channels: int, image_size: int, n_past: int, z_dim: int) -> None:
         super().__init__()
@@ -129,6 +132,10 @@ class VideoModel(nn.Module, ABC, Generic[State]):
         Returns:
             Likelihood parameters (N * B, param_channels, H, W), and the state after this frame.
         """
+
+    def rehearse(self, tracks: Tensor) -> Tensor:
+        """A further loss, (B, F) nats, from the tracks (B, F, S) that `forward` returned for earlier clips."""
+        raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """Parameters ("params") that share a learning rate ("scale" times optim.lr) and are clipped together.

@@ -117,7 +117,7 @@ class Transport(VideoModel[TransportState]):
 
     Where p is sure of a displacement its interval is the whole line: whatever z is, a future without surprise stays
     exact for ever, and costs no KL. One set of weights serves all layers, so nothing depends on which thing lies on
-    which canvas.
+    which canvas. The prior learns slowly next to the rest, and tracks of earlier clips cost little: it rehearses them.
 
     In eval mode the context is seen twice. What was one blob in the first frame has often come apart by the last one,
     so the canvases of a first look, moved back to where they were, are what the second one begins with. Futures follow
@@ -138,15 +138,17 @@ class Transport(VideoModel[TransportState]):
         self.register_buffer("displacements", torch.arange(-self.reach, self.reach + 1.0), persistent=False)
         self.register_buffer("pixels", torch.arange(image_size) - (image_size - 1) / 2, persistent=False)
         shift = torch.arange(image_size)[:, None] - torch.arange(image_size)  # row moved to minus row moved from
-        bands = (shift == self.displacements[:, None, None]).float()  # (D, H, H)
+        bands = (shift == self.displacements[:, None, None]).to(self.displacements)  # (D, H, H)
         self.register_buffer("bands", bands.flatten(1), persistent=False)
         self.register_buffer("position_waves", 2.0 * image_size / 2 ** torch.arange(6), persistent=False)
         self.register_buffer("velocity_waves", torch.tensor(VELOCITY_WAVES), persistent=False)
 
         n, n_waves = len(self.displacements), (len(self.position_waves), len(self.velocity_waves))
         self.write_gate = WriteGate((2 + self.layers) * channels, self.layers, cfg.width, image_size)
-        features = 8 * n_waves[0] + 5 + HISTORY * (4 * sum(n_waves) + 4) + HISTORY - 1 + cfg.actions  # see `_features`
+        features = 8 * n_waves[0] + 5 + HISTORY * (4 * sum(n_waves) + 4) + HISTORY - 1 + cfg.actions  # see `_describe`
         self.prior = self.posterior = self.changes = None
+        if cfg.prior == "learned":
+            self.rehearsals, self.track_size = cfg.rehearsals, self.layers * (6 + 2 * HISTORY + cfg.actions)
         if cfg.prior == "fixed":
             self.changes = nn.Parameter(torch.zeros(2, 4 * self.reach + 1))  # log p of a change, by axis
         else:
@@ -174,17 +176,31 @@ class Transport(VideoModel[TransportState]):
         context, told = video[:, : n_seen + 1], None if actions is None else actions[:, :n_seen]
         rest = None if actions is None else actions[:, n_seen:]
         state = self._first(context[:, 0]).repeat(n_samples)
-        state, _, pictures, latents = self._follow(state, context[:, 1:], noise[:, :, :n_seen], told, write=True)
+        state, *seen = self._follow(state, context[:, 1:], noise[:, :, :n_seen], told, write=True)
         if not self.training:
             state = self._observe(context, told).repeat(n_samples)
-        future = self._follow(state, video[:, n_seen + 1 :], noise[:, :, n_seen:], rest, write=False)
-        pictures, latents = pictures + future[2], latents + future[3]
+        _, *future = self._follow(state, video[:, n_seen + 1 :], noise[:, :, n_seen:], rest, write=False)
+        pictures, latents, tracks = (a + b for a, b in zip(seen[1:], future[1:]))
         params = self.head(stack_frames(pictures, n_samples))
         if not latents:
             return Prediction(params, None, None, noise)
         qs, zs = zip(*latents)
         q = Gaussian(*(stack_frames(x, n_samples).flatten(3) for x in zip(*qs)))
-        return Prediction(params, q, standard_normal_like(q), stack_frames(zs, n_samples).flatten(3))
+        rehearsed = self.training and self.rehearsals > 0
+        first = stack_frames(tracks, n_samples)[0].flatten(2) if rehearsed else None
+        return Prediction(params, q, standard_normal_like(q), stack_frames(zs, n_samples).flatten(3), first)
+
+    def rehearse(self, tracks: Tensor) -> Tensor:
+        """See `VideoModel.rehearse`: -log p of the displacements that were chosen, of all layers together."""
+        tracks = tracks.unflatten(-1, (self.layers, -1))  # (B, F, L, track_size / L)
+        situations, chosen = tracks[..., :-1], tracks[..., -1:].long()
+        memory = (tracks.new_zeros(len(tracks), self.layers, self.rnn_size),) * 2
+        nats = []
+        with float32(tracks):
+            for t, features in enumerate(self._describe(situations).unbind(1)):
+                logits, memory = self.prior(features, memory)
+                nats.append(-self._probabilities(logits).gather(-1, chosen[:, t]).log().sum((1, 2)))
+        return torch.stack(nats, -1)
 
     def start(self, context: Tensor, noise: Tensor, actions: Tensor | None = None) -> TransportState:
         """See `VideoModel.start`. Samples begin alike: the context's z is the posterior's mean, whatever the noise."""
@@ -195,10 +211,10 @@ class Transport(VideoModel[TransportState]):
     ) -> tuple[Tensor, TransportState]:
         """See `VideoModel.step`."""
         with float32(noise):
-            p, memory = self._prior(self._features(state, actions), state)
+            p, memory = self._prior(self._describe(self._situation(state, actions)), state)
             displacement = None
             if self.posterior is not None:
-                displacement, _, _ = self._displacement(p, noise.unflatten(-1, (self.layers, 2)))
+                displacement, _, _, _ = self._displacement(p, noise.unflatten(-1, (self.layers, 2)))
             picture, state = self._move(state, p, displacement)
             return self.head(picture), state._replace(memory=memory)
 
@@ -218,7 +234,7 @@ class Transport(VideoModel[TransportState]):
         canvases = None
         for _ in range(LOOKS if n_frames > 1 else 1):
             first = self._first(context[:, 0], canvases)
-            state, moved, _, _ = self._follow(first, context[:, 1:], mean, actions, write=True)
+            state, moved = self._follow(first, context[:, 1:], mean, actions, write=True)[:2]
             canvases = shift(state.canvases, -moved)
         return state
 
@@ -236,7 +252,7 @@ class Transport(VideoModel[TransportState]):
 
     def _follow(
         self, state: TransportState, frames: Tensor, noise: Tensor, actions: Tensor | None, *, write: bool
-    ) -> tuple[TransportState, Tensor, list[Tensor], list[tuple[Gaussian, Tensor]]]:
+    ) -> tuple[TransportState, Tensor, list[Tensor], list[tuple[Gaussian, Tensor]], list[Tensor]]:
         """Predict the next frames with z from the posterior.
 
         Args:
@@ -247,24 +263,27 @@ class Transport(VideoModel[TransportState]):
 
         Returns:
             The state after the last frame; how far layers have moved, (R, L, 2) whole pixels; each frame's picture
-            (R, C, H, W); with a latent, its q and z (R, L, 2).
+            (R, C, H, W); with a latent, its q and z (R, L, 2), and what `rehearse` needs (R, L, track_size / L).
         """
         n_samples, n_frames = noise.shape[0], frames.shape[1]
         rows = noise.flatten(0, 1)  # (R, F, Z)
         by_frame = actions_by_frame(actions, n_samples, n_frames)  # (R, A) each
         moved = torch.zeros_like(state.path[:, :, 0])
-        pictures, latents = [], []
+        pictures, latents, tracks = [], [], []
         for t in range(n_frames):
             with float32(frames):
-                features = self._features(state, by_frame[t])
+                situation = self._situation(state, by_frame[t])
+                features = self._describe(situation)
                 p, memory = self._prior(features, state)
                 displacement, seen = None, state.seen
                 if self.posterior is not None:
                     spectrum = self.evidence.spectrum(frames[:, t]).repeat(n_samples, 1, 1, 1)
                     evidence = self.evidence(spectrum, state.canvases, state.path[:, :, 0], p, self.log_trust.exp())
                     chosen, seen = self._posterior(features, evidence, p, state)
-                    displacement, q, z = self._displacement(p, rows[:, t].unflatten(-1, (self.layers, 2)), chosen)
+                    eps = rows[:, t].unflatten(-1, (self.layers, 2))
+                    displacement, q, z, choice = self._displacement(p, eps, chosen)
                     latents.append((q, z))
+                    tracks.append(torch.cat([situation, choice], -1))
                 picture, state = self._move(state, p, displacement)
             pictures.append(picture)
             canvases = state.canvases
@@ -272,15 +291,15 @@ class Transport(VideoModel[TransportState]):
                 canvases = self.write(frames[:, t].repeat(n_samples, 1, 1, 1), picture, canvases)
             state = state._replace(canvases=canvases, memory=memory, seen=seen)
             moved = moved + state.path[:, :, 0].round()
-        return state, moved, pictures, latents
+        return state, moved, pictures, latents, tracks
 
     def write(self, frame: Tensor, picture: Tensor, canvases: Tensor) -> Tensor:
         """Correct the canvases where the frame differs from the picture expected."""
         gates = self.write_gate(torch.cat([frame, picture, canvases.flatten(1, 2)], 1))
         return (canvases + gates[:, :, None] * (frame - picture)[:, None]).clamp(0, 1)
 
-    def _features(self, state: TransportState, actions: Tensor | None) -> Tensor:
-        """Where layers lie and how they moved, (R, L, features), without gradient to the past."""
+    def _situation(self, state: TransportState, actions: Tensor | None) -> Tensor:
+        """Where layers lie and how they moved, (R, L, 5 + 2 * HISTORY + A), without gradient to the past."""
         with torch.no_grad():
             ink = state.canvases.sum(2) + 1e-7  # (R, L, H, W)
             profiles = torch.stack([ink.sum(-1), ink.sum(-2)], 2)  # (R, L, 2, H)
@@ -288,17 +307,23 @@ class Transport(VideoModel[TransportState]):
             center = profiles @ self.pixels  # (R, L, 2)
             extent = ((profiles * (self.pixels - center[..., None]) ** 2).sum(-1) + 1e-4).sqrt()
             mass = state.canvases.square().sum((2, 3, 4))[..., None] + 1e-4
-            path = state.path
-            began = center[:, :, None] - path.cumsum(2)  # (R, L, HISTORY, 2) where each displacement began
-            changed = (path[:, :, 1:] - path[:, :, :-1]).abs().amax(-1) > 0.5  # (R, L, HISTORY - 1)
-            history = [fourier(path, self.velocity_waves), fourier(began, self.position_waves), path / 4, began / 16]
-            features = [
-                *(fourier(center, self.position_waves), fourier(center + path[:, :, 0], self.position_waves)),
-                *(center / 16, extent / 8, mass.log() / 4, torch.cat(history, -1).flatten(2), changed.to(path)),
-            ]
+            situation = [center, extent, mass.log(), state.path.flatten(2)]
             if self.action_scale is not None:
-                features.append(self.action_scale(actions)[:, None].expand(-1, self.layers, -1))
-            return torch.cat(features, -1)
+                situation.append(self.action_scale(actions)[:, None].expand(-1, self.layers, -1))
+            return torch.cat(situation, -1)
+
+    def _describe(self, situation: Tensor) -> Tensor:
+        """What `_situation` says (..., L, n), spread over waves for a network, (..., L, features)."""
+        center, extent, mass, path, actions = situation.split([2, 2, 1, 2 * HISTORY, self.n_actions], -1)
+        path = path.unflatten(-1, (HISTORY, 2))
+        began = center[..., None, :] - path.cumsum(-2)  # (..., L, HISTORY, 2) where each displacement began
+        changed = (path[..., 1:, :] - path[..., :-1, :]).abs().amax(-1) > 0.5  # (..., L, HISTORY - 1)
+        history = [fourier(path, self.velocity_waves), fourier(began, self.position_waves), path / 4, began / 16]
+        features = [
+            *(fourier(center, self.position_waves), fourier(center + path[..., 0, :], self.position_waves)),
+            *(center / 16, extent / 8, mass / 4, torch.cat(history, -1).flatten(-2), changed.to(path), actions),
+        ]
+        return torch.cat(features, -1)
 
     def _prior(self, features: Tensor, state: TransportState) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """p of every displacement, (R, L, D, D) float64, and the next memory."""
@@ -307,12 +332,15 @@ class Transport(VideoModel[TransportState]):
             change = self.displacements - state.path[:, :, 0, :, None].round()  # (R, L, 2, D)
             index = (change + 2 * self.reach).long().clamp(0, 4 * self.reach)
             rows, columns = (self.changes[axis][index[:, :, axis]] for axis in (0, 1))
-            logits = rows[..., :, None] + columns[..., None, :]
+            logits = (rows[..., :, None] + columns[..., None, :]).flatten(2)
         else:
-            out, memory = self.prior(features, memory)
-            logits = out.unflatten(-1, (n, n))
-        p = logits.double().flatten(2).softmax(-1)
-        return ((1 - FLOOR) * p + FLOOR / n**2).unflatten(-1, (n, n)), memory
+            logits, memory = self.prior(features, memory)
+        return self._probabilities(logits).unflatten(-1, (n, n)), memory
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        """(..., D * D) -> p of every displacement, float64."""
+        p = logits.double().softmax(-1)
+        return (1 - FLOOR) * p + FLOOR / p.shape[-1]
 
     def _posterior(
         self, features: Tensor, evidence: tuple[Tensor, Tensor], p: Tensor, state: TransportState
@@ -330,7 +358,7 @@ class Transport(VideoModel[TransportState]):
 
     def _displacement(
         self, p: Tensor, noise: Tensor, chosen: Tensor | None = None
-    ) -> tuple[Tensor, Gaussian | None, Tensor]:
+    ) -> tuple[Tensor, Gaussian | None, Tensor, Tensor]:
         """Displacements (R, L, 2) that z stands for; z is the noise, or from the posterior if that is given.
 
         The choice itself has no gradient. Instead z counts as if displacements were continuous within a pixel, and
@@ -341,9 +369,9 @@ class Transport(VideoModel[TransportState]):
             noise: (R, L, 2).
 
         Returns:
-            Displacements, q (R, L, 2) or None, and z (R, L, 2).
+            Displacements, q (R, L, 2) or None, z (R, L, 2), and the whole displacement chosen, of D * D, (R, L, 1).
         """
-        displacements, qs, zs = [], [], []
+        displacements, qs, zs, choices = [], [], [], []
         p_axis, chosen_axis = p.sum(-1), None if chosen is None else chosen.sum(-1)
         for axis in (0, 1):
             code = z = noise[..., axis]
@@ -352,6 +380,7 @@ class Transport(VideoModel[TransportState]):
                 qs.append(q)
             zs.append(z)
             choice, share = cuts.choose(p_axis.detach(), code.double())
+            choices.append(choice)
             offset = (share - 0.5).to(noise.dtype)
             wander = self.wander.sigmoid()
             displacement = (
@@ -366,7 +395,8 @@ class Transport(VideoModel[TransportState]):
                 None if x is None else (x / x.sum(-1, keepdim=True)).gather(-2, row).squeeze(-2) for x in (p, chosen)
             )
         q = Gaussian(*(torch.stack(x, -1) for x in zip(*qs))) if qs else None
-        return torch.stack(displacements, -1), q, torch.stack(zs, -1)
+        chosen_pair = choices[0] * len(self.displacements) + choices[1]
+        return torch.stack(displacements, -1), q, torch.stack(zs, -1), chosen_pair[..., None]
 
     def _code(self, p: Tensor, chosen: Tensor, noise: Tensor) -> tuple[Gaussian, Tensor, Tensor]:
         """q(z) of one axis, (R, L), from p and the posterior over displacements (R, L, D); and z twice.

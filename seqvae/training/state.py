@@ -13,6 +13,7 @@ from seqvae.models import VideoModel
 from seqvae.objectives import Objective
 from seqvae.training.checkpoint import ForeignCheckpoint, check_like
 from seqvae.training.recompute import recompute_in_backward
+from seqvae.training.rehearsal import Rehearsal
 
 SIGMA_LR = 10.0  # learning rate of a learned log sigma, relative to the rest: it has far to go
 
@@ -27,6 +28,7 @@ class TrainState:
             and the longest such streak since `take_longest_streak`.
         network: the model as training calls it, which exchanges gradients with other processes.
         mask: (F,) 1 for the predicted frames that count in the loss.
+        rehearsal: what a family that rehearses remembers of earlier clips; None for others.
     """
 
     def __init__(self, cfg: RunConfig, model: VideoModel, objective: Objective, device: torch.device) -> None:
@@ -70,6 +72,7 @@ class TrainState:
         self.mask = torch.ones(self.n_predicted, dtype=torch.float64, device=device)
         if cfg.objective.loss_on == "future":
             self.mask[: cfg.data.n_past - 1] = 0
+        self.rehearsal = Rehearsal(model, n_clips, self.n_predicted, device) if model.rehearsals else None
 
     @property
     def eval_model(self) -> VideoModel:
@@ -88,12 +91,14 @@ class TrainState:
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-        }
+        } | ({} if self.rehearsal is None else {"rehearsal": self.rehearsal.state_dict()})
 
     def load_state_dict(self, saved: dict) -> None:
         """Resume from `saved`; ForeignCheckpoint unless it is the state of a run with these settings."""
-        name = f"the checkpoint in {self.cfg.run_dir}: "
-        check_like({**saved, "optimizer": None}, {**self.state_dict(), "optimizer": None}, f"{name}state")
+        name, fresh = f"the checkpoint in {self.cfg.run_dir}: ", self.state_dict()
+        if self.rehearsal is not None:  # runs from before there were rehearsals have nothing to remember
+            saved = {"rehearsal": fresh["rehearsal"]} | saved
+        check_like({**saved, "optimizer": None}, {**fresh, "optimizer": None}, f"{name}state")
         groups = self._optimizer_settings()
         try:
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -111,6 +116,8 @@ class TrainState:
         self.objective.load_state_dict(saved["objective"])
         if self.ema is not None:
             self.ema.load_state_dict(saved["ema"])
+        if self.rehearsal is not None:
+            self.rehearsal.load_state_dict(saved["rehearsal"])
 
     def _optimizer_settings(self) -> list[dict]:
         return [{**group, "params": None, "lr": None} for group in self.optimizer.param_groups]

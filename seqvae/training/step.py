@@ -15,7 +15,7 @@ from seqvae.training.recompute import frozen_statistics
 from seqvae.training.state import TrainState
 from seqvae.training.terms import complete, frame_statistics, join
 
-BATCHES, NOISE = 101, 102  # streams of step_rng; datasets take small numbers
+BATCHES, NOISE, REHEARSED = 101, 102, 103  # streams of step_rng; datasets take small numbers
 
 
 def step_rng(seed: int, stream: int, step: int) -> np.random.Generator:
@@ -49,7 +49,7 @@ def train_step(state: TrainState, video: Tensor, actions: Tensor | None = None) 
     before = [buffer.clone() for buffer in buffers]
 
     state.optimizer.zero_grad(set_to_none=True)
-    loss, numbers = _backward(state, video, actions)
+    loss, numbers, tracks = _backward(state, video, actions)
     norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     finite = torch.isfinite(loss) & torch.isfinite(norm)
 
@@ -66,6 +66,8 @@ def train_step(state: TrainState, video: Tensor, actions: Tensor | None = None) 
         buffer.copy_(torch.where(finite, buffer, old))
     if state.ema is not None:
         _average_weights(state, finite)
+    if state.rehearsal is not None:
+        state.rehearsal.remember(tracks, state.step, finite)
 
     skipped, streak, longest = state.counters
     streak = torch.where(finite, 0, streak + 1)
@@ -75,13 +77,15 @@ def train_step(state: TrainState, video: Tensor, actions: Tensor | None = None) 
     return {name: torch.where(finite, value, math.nan) for name, value in numbers.items()}
 
 
-def _backward(state: TrainState, video: Tensor, actions: Tensor | None) -> tuple[Tensor, Numbers]:
-    """Leave the gradient of the whole batch's loss in the weights; returns that loss, detached, and its numbers.
+def _backward(state: TrainState, video: Tensor, actions: Tensor | None) -> tuple[Tensor, Numbers, Tensor | None]:
+    """Leave the gradient of the whole batch's loss in the weights; returns that loss, detached, its numbers and tracks.
 
     The loss may depend on the batch as a whole (an analytic sigma, free bits), and no process and no pass of
     `optim.accumulate` has all of it. So the gradient goes through the frames' statistics: those of the whole batch give
     the loss and its gradient by each statistic, from which every process and pass continues to the weights. Several
     passes are run twice, at first without gradient: one pass's memory for the time of another forward pass.
+
+    What is rehearsed has a gradient of its own, which no objective weighs.
     """
     model, n_passes, world = state.model, state.cfg.optim.accumulate, distributed.world_size()
     # Every process draws the noise of the whole batch, so a clip's does not depend on their number.
@@ -107,6 +111,7 @@ def _backward(state: TrainState, video: Tensor, actions: Tensor | None) -> tuple
         with torch.no_grad(), frozen_statistics(model):
             parts = [statistics(i) for i in range(n_passes)]
     batch = distributed.gather(join(parts), n_clips)
+    tracks = batch.pop("tracks", None)
     batch = {name: value.requires_grad_() for name, value in batch.items()}
     loss, numbers = state.objective(complete(model, batch, state.mask, dequantised=uniform is not None))
 
@@ -122,8 +127,14 @@ def _backward(state: TrainState, video: Tensor, actions: Tensor | None) -> tuple
         with contextlib.nullcontext() if last or world == 1 else state.network.no_sync():
             part = parts[0] if n_passes == 1 else statistics(i)
             pairs = [(part[name], g[i]) for name, g in by_statistic.items() if part[name].requires_grad]
-            torch.autograd.backward(*zip(*(pairs + by_weight if last else pairs)))
-    return loss.detach(), numbers
+            if last:
+                pairs += by_weight
+                if state.rehearsal is not None and state.step:
+                    rng = step_rng(state.cfg.run.seed, REHEARSED, state.step)
+                    again = state.rehearsal.loss(model, state.mask, state.step, rng)
+                    pairs.append((again, torch.full_like(again, world)))
+            torch.autograd.backward(*zip(*pairs))
+    return loss.detach(), numbers, tracks
 
 
 def _average_weights(state: TrainState, finite: Tensor) -> None:

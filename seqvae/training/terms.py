@@ -37,16 +37,19 @@ def frame_statistics(
         network: wrapper of the model to call in its place.
 
     Returns:
-        The model's output, and its statistics: `kl` (Z, B, F) nats, `log_ratio` (K, B, F) nats, and the likelihood's
-        own, (K, B, F) each. Float64, with the batch as the second axis, so that parts of a batch can be joined.
+        The model's output, and its statistics: `kl` (Z, B, F) nats, `log_ratio` (K, B, F) nats, the likelihood's
+        own, (K, B, F) each, and `tracks` (S, B, F) in training of a family that rehearses. Float64, with the batch as
+        the second axis, so that parts of a batch can be joined.
     """
     with torch.autocast(video.device.type, torch.bfloat16, enabled=amp):
         out = (network or model)(video, noise, n_past, actions)
     frames = video[:, -noise.shape[2] :]
     if uniform is not None:
         frames = dequantise(frames, uniform)
-    of_latents = {"kl": out.kl().movedim(-1, 0), "log_ratio": out.log_ratio()}
-    return out, of_latents | model.likelihood.statistics(out.params, frames)
+    more = {"kl": out.kl().movedim(-1, 0), "log_ratio": out.log_ratio()}
+    if out.tracks is not None:
+        more["tracks"] = out.tracks.movedim(-1, 0).double()
+    return out, more | model.likelihood.statistics(out.params, frames)
 
 
 def complete(model: VideoModel, statistics: Statistics, mask: Tensor, *, dequantised: bool) -> Terms:
