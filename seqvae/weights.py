@@ -17,6 +17,7 @@ from seqvae.training.checkpoint import DamagedCheckpoint, ForeignCheckpoint
 
 WEIGHTS_FILE = "model.safetensors"
 OBJECTIVE = "objective."  # prefix of the objective's tensors there; the model's have their own names
+RETIRED = ("wander", "log_spread")  # weights of `transport` from before displacements were whole pixels
 # What config.json says of the weights beside it; the rest of the state is tensors.
 DESCRIBED = {"step": int, "channels": int, "image_size": int, "checkpoint": str}
 
@@ -49,6 +50,14 @@ def load_model(run_dir: Path, cfg: RunConfig, which: str = "best") -> tuple[Vide
 
 def read_state(run_dir: Path, which: str = "best") -> dict:
     """The checkpoint's state, or what of it was exported, with `path`, `checkpoint`, `averaged` saying what it is."""
+    state = _read_state(run_dir, which)
+    for name in ("model", "ema"):
+        if state[name] is not None:
+            state[name] = {key: value for key, value in state[name].items() if key not in RETIRED}
+    return state
+
+
+def _read_state(run_dir: Path, which: str) -> dict:
     if (run_dir / WEIGHTS_FILE).exists():
         state = _read_exported(run_dir)
         if which == "last" != state["checkpoint"]:

@@ -1,11 +1,9 @@
 """What training remembers of earlier clips, and what it learns from them again."""
 
-import copy
 import dataclasses
 import math
 
 import numpy as np
-import pytest
 import torch
 from torch.testing import assert_close
 
@@ -76,15 +74,3 @@ def test_rehearsals_change_the_prior_alone_from_the_second_step_on():
     assert {name for name, equal in same.items() if not equal} == {
         f"prior.{name}" for name, _ in with_them.model.prior.named_parameters()
     }
-
-
-@pytest.mark.parametrize("left_out", ["rehearsal", None])
-def test_a_run_from_before_there_were_rehearsals_goes_on_with_an_empty_memory(left_out):
-    state, resumed = state_of(), state_of()
-    train_step(state, video(0))
-    saved = copy.deepcopy(state.state_dict())
-    saved.pop(left_out, None)
-    resumed.load_state_dict(saved)
-    assert resumed.rehearsal.known.sum() == (left_out is None)
-    train_step(resumed, video(1))
-    assert resumed.rehearsal.known.sum() == 1 + (left_out is None)

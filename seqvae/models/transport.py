@@ -35,7 +35,7 @@ from seqvae.models.evidence import VELOCITY_WAVES, Evidence, fourier
 from seqvae.networks.blocks import normed_conv
 
 FLOOR = 1e-3  # probability that the prior spreads evenly, so that no displacement costs more than some 12 nats
-REACH_BACK = 0.7  # px, width of the displacements in the backward pass: gradients of neighbouring pixels
+REACH_BACK = 0.7  # px, width of a displacement in the backward pass: gradients of neighbouring pixels
 MOST_EVIDENCE = 40.0  # nats, so that the network of the posterior can still object
 PRIOR_LR = 3.0  # learning rate of the prior over that of the rest
 HISTORY = 3  # displacements that the prior is shown
@@ -112,7 +112,7 @@ class Transport(VideoModel[TransportState]):
     Predicting one, in every layer: p(d) over the D^2 displacements, given the past,
                                     z ~ N(0, 1), or from the posterior, which has evidence of the displacement,
                                     d = the displacement in whose interval of z it lies (`cuts`): rows, then columns,
-                                    canvas_l moved by d,
+                                    canvas_l moved by d, whole pixels,
                                     picture = 1 - prod_l (1 - canvas_l), which suits bright things on black.
 
     Where p is sure of a displacement its interval is the whole line: whatever z is, a future without surprise stays
@@ -161,8 +161,6 @@ class Transport(VideoModel[TransportState]):
             self.log_trust = nn.Parameter(torch.full((2,), math.log(0.5)))  # in the frame, and in what others leave
             self.fit = nn.Sequential(nn.Linear(5, 32), nn.LeakyReLU(0.2), nn.Linear(32, 2))
             _scale(self.fit[-1], 0.01)
-            self.wander = nn.Parameter(torch.tensor(-1.0))  # logit of the share of a pixel that may be off
-            self.log_spread = nn.Parameter(torch.tensor(-0.5))  # log of the displacements' width, px
         self.head = ParameterHead(likelihood, channels)
         self.likelihood = likelihood
 
@@ -329,7 +327,7 @@ class Transport(VideoModel[TransportState]):
         """p of every displacement, (R, L, D, D) float64, and the next memory."""
         n, memory = len(self.displacements), state.memory
         if self.prior is None:
-            change = self.displacements - state.path[:, :, 0, :, None].round()  # (R, L, 2, D)
+            change = self.displacements - state.path[:, :, 0, :, None]  # (R, L, 2, D)
             index = (change + 2 * self.reach).long().clamp(0, 4 * self.reach)
             rows, columns = (self.changes[axis][index[:, :, axis]] for axis in (0, 1))
             logits = (rows[..., :, None] + columns[..., None, :]).flatten(2)
@@ -359,7 +357,7 @@ class Transport(VideoModel[TransportState]):
     def _displacement(
         self, p: Tensor, noise: Tensor, chosen: Tensor | None = None
     ) -> tuple[Tensor, Gaussian | None, Tensor, Tensor]:
-        """Displacements (R, L, 2) that z stands for; z is the noise, or from the posterior if that is given.
+        """Whole displacements (R, L, 2) that z stands for; z is the noise, or from the posterior if that is given.
 
         The choice itself has no gradient. Instead z counts as if displacements were continuous within a pixel, and
         `chosen` as if their mean were taken.
@@ -381,15 +379,9 @@ class Transport(VideoModel[TransportState]):
             zs.append(z)
             choice, share = cuts.choose(p_axis.detach(), code.double())
             choices.append(choice)
-            offset = (share - 0.5).to(noise.dtype)
-            wander = self.wander.sigmoid()
-            displacement = (
-                self.displacements[choice] + wander * offset + (1 - wander.detach()) * (offset - offset.detach())
-            )
-            if chosen is not None:
-                mean = (chosen_axis @ self.displacements.double()).to(noise.dtype)
-                displacement = displacement + mean - mean.detach()
-            displacements.append(displacement)
+            continuous = share if chosen is None else share + chosen_axis @ self.displacements.double()
+            continuous = continuous.to(noise.dtype)
+            displacements.append(self.displacements[choice] + (continuous - continuous.detach()))
             row = choice[..., None, None].expand(*choice.shape, 1, p.shape[-1])
             p_axis, chosen_axis = (
                 None if x is None else (x / x.sum(-1, keepdim=True)).gather(-2, row).squeeze(-2) for x in (p, chosen)
@@ -431,18 +423,14 @@ class Transport(VideoModel[TransportState]):
         return picture, state._replace(canvases=canvases, path=path)
 
     def _weights(self, displacement: Tensor) -> Tensor:
-        """Displacements (R, L, 2) as narrow distributions over whole pixels, (R, L, 2, D).
+        """Whole displacements (R, L, 2) as distributions over displacements, (R, L, 2, D): one of them is certain.
 
-        Rows and columns get a band matrix each: exact for whole pixels. The backward pass sees a wider distribution,
-        or the gradient of a displacement that is a pixel off would be 0.
+        Rows and columns get a band matrix each. The backward pass sees wider distributions, or the gradient of a
+        displacement that is a pixel off would be 0.
         """
-        narrow = self._around(displacement.detach(), self.log_spread.clamp(-1.8, 1.0).exp())
-        wide = self._around(displacement, self.log_spread.detach().exp().clamp(min=REACH_BACK))
-        return narrow + wide - wide.detach()
-
-    def _around(self, displacement: Tensor, spread: Tensor) -> Tensor:
-        squares = (self.displacements - displacement[..., None]) ** 2
-        return (-0.5 * squares / spread**2).softmax(-1)
+        off = self.displacements - displacement[..., None]
+        wide = (-0.5 * off**2 / REACH_BACK**2).softmax(-1)
+        return (off == 0).to(wide) + (wide - wide.detach())
 
 
 def compose(canvases: Tensor) -> Tensor:

@@ -95,10 +95,8 @@ class TrainState:
 
     def load_state_dict(self, saved: dict) -> None:
         """Resume from `saved`; ForeignCheckpoint unless it is the state of a run with these settings."""
-        name, fresh = f"the checkpoint in {self.cfg.run_dir}: ", self.state_dict()
-        if self.rehearsal is not None:  # runs from before there were rehearsals have nothing to remember
-            saved = {"rehearsal": fresh["rehearsal"]} | saved
-        check_like({**saved, "optimizer": None}, {**fresh, "optimizer": None}, f"{name}state")
+        name = f"the checkpoint in {self.cfg.run_dir}: "
+        check_like({**saved, "optimizer": None}, {**self.state_dict(), "optimizer": None}, f"{name}state")
         groups = self._optimizer_settings()
         try:
             self.optimizer.load_state_dict(saved["optimizer"])
