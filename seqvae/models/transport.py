@@ -39,7 +39,7 @@ REACH_BACK = 0.7  # px, width of a displacement in the backward pass: gradients 
 MOST_EVIDENCE = 40.0  # nats, so that the network of the posterior can still object
 PRIOR_LR = 3.0  # learning rate of the prior over that of the rest
 HISTORY = 3  # displacements that the prior is shown
-LOOKS = 2  # at the context, in eval mode
+LOOKS = 4  # at the context, in eval mode
 PATCH = 4  # the write gate works on patches of 4x4 pixels
 
 
@@ -119,10 +119,10 @@ class Transport(VideoModel[TransportState]):
     exact for ever, and costs no KL. One set of weights serves all layers, so nothing depends on which thing lies on
     which canvas. The prior learns slowly next to the rest, and tracks of earlier clips cost little: it rehearses them.
 
-    In eval mode the context is seen twice. What was one blob in the first frame has often come apart by the last one,
-    so the canvases of a first look, moved back to where they were, are what the second one begins with. Futures follow
-    the second; in both z is the posterior's mean, so samples share them. Predictions of the context's own frames are
-    made as in training, by a look that has seen no later frame.
+    In eval mode the context is seen several times. What was one blob in the first frame has often come apart by the
+    last one, so the canvases of one look, moved back to where they were, are what the next one begins with. Futures
+    follow the last; in all z is the posterior's mean, so samples share them. Predictions of the context's own frames
+    are made as in training, by a look that has seen no later frame.
     """
 
     compiled = ("write_gate",)
