@@ -110,7 +110,7 @@ PRESETS |= {
         RunConfig(
             data=DigitsConfig(digit_size=28, n_digits=2),
             model=TransportConfig(),
-            **_geco(0.025, lambda_start=0.1),
+            **_geco(0.03, lambda_start=0.1),
             optim=OptimConfig(steps=1_000, batch_size=16, warmup=50, **_CLIPPED),
             compute=ComputeConfig(amp="native", compile="off", workers=0),
             run=RunSettings(sample_every=500, checkpoint_every=250, n_valid=64),
