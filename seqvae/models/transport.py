@@ -217,7 +217,7 @@ class Transport(VideoModel[TransportState]):
             return self.head(picture), state._replace(memory=memory)
 
     def parameter_groups(self) -> list[dict[str, object]]:
-        """The prior has gradients of its own size, from the KL alone, and much to learn: a group of its own."""
+        """The prior has gradients of its own size, none from pictures, and much to learn: a group of its own."""
         groups = [{"params": self._parameters_outside("likelihood.", "prior."), "scale": 1.0}]
         if self.prior is not None:
             groups.append({"params": list(self.prior.parameters()), "scale": PRIOR_LR})
@@ -345,7 +345,7 @@ class Transport(VideoModel[TransportState]):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Probability of every displacement once the frame is seen, (R, L, D, D) float64: prior times evidence.
 
-        The prior is detached: it learns from the KL alone, as SVG's does, and not from the pictures.
+        The prior is detached: it learns from the KL, as SVG's does, and from rehearsals, not from the pictures.
         """
         found, summary = evidence  # (R, L, 2, D, D), (R, L, ...)
         out, memory = self.posterior(torch.cat([features, summary], -1), state.seen)
