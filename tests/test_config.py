@@ -107,7 +107,7 @@ def test_only_what_changes_no_number_may_differ_on_resume():
         "objective": {"tolerance": 0.2, "decay": 0.9, "step_size": 0.1, "per_frame": True, "lambda_init": 2.0}
         | {"rule": "adaptive", "loss_on": "future"},
         "optim": {"steps": 7, "batch_size": 7, "accumulate": 2, "lr": 0.1, "beta2": 0.9, "schedule": "cosine"}
-        | {"warmup": 7, "grad_clip": 1.0, "ema": 0.9},
+        | {"warmup": 7, "grad_clip": 1.0, "ema": 0.9, "train": "prior"},
         "compute": {"device": "cpu", "amp": "off", "compile": "off", "workers": 0, "timeout": 7}
         | {"data": "host", "checkpoint_activations": True},
         "run": {"seed": 1, "log_every": 7, "sample_every": 7, "checkpoint_every": 7, "n_valid": 7},

@@ -87,6 +87,7 @@ def cases() -> dict[str, RunConfig]:
     found["geco-two-passes"] = change(clipped, "optim", accumulate=2)
     found["optimal-sigma-two-passes"] = change(found["optimal-sigma"], "optim", accumulate=2)
     found["rehearsals"] = dataclasses.replace(found["geco-two-passes"], model=small("transport", rehearsals=3))
+    found["prior-alone"] = change(found["rehearsals"], "optim", train="prior")
     return found
 
 

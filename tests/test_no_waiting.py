@@ -30,6 +30,7 @@ OPTIONS = {
     "accumulate-analytic-sigma": (TINY, "optim", {"accumulate": 3}),
     "clip": (GECO, "optim", {"grad_clip": 1.0}),
     "ema": (GECO, "optim", {"ema": 0.9}),
+    "prior": (GECO, "optim", {"train": "prior"}),
     "recompute": (GECO, "compute", {"checkpoint_activations": True}),
     "dequantise": (TINY, "likelihood", {"dequantise": True}),
     "future": (TINY, "objective", {"loss_on": "future"}),

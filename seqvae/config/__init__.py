@@ -72,6 +72,7 @@ class OptimConfig(Settings):
 
     group = "optim"
 
+    train: Literal["all", "prior"] = "all"  # prior: a learned prior alone; the rest stays as --init-from has it
     steps: int = 180_000  # optimizer steps in all; SVG: 300 epochs of 600
     batch_size: int = 100  # clips per step, over all processes
     accumulate: int = 1  # passes a step is made in, each of batch-size / accumulate clips: less memory, the same step
@@ -170,6 +171,8 @@ class RunConfig:
             )
         if self.data.images and self.objective.loss_on == "future":
             raise ValueError("objective.loss-on future needs context frames, and an image has none; pass all")
+        if self.optim.train == "prior" and self.model.prior != "learned":
+            raise ValueError("optim.train prior needs a prior that learns; pass --model.prior learned")
         self.objective.check_with(self.likelihood, self.model)
 
 

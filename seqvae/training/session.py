@@ -101,6 +101,7 @@ def prepare(cfg: RunConfig, device: torch.device, load_dataset: LoadDataset) -> 
     data = cfg.data
     distributed.on_main(lambda: check_run_dir(cfg))
     check_sizes(cfg)
+    check_start(cfg)
     train_clips, valid_clips = distributed.on_all(
         lambda: [load_dataset(split=split, **data.arguments()) for split in ("train", "valid")]
     )
@@ -131,6 +132,12 @@ def check_actions(cfg: RunConfig, clips: Dataset) -> None:
     if asked not in (0, has):
         found = f"actions of {cfg.data.name} have {has} numbers" if has else f"{cfg.data.name} has none"
         raise ValueError(f"model.actions is {asked}, and {found}; pass {has}")
+
+
+def check_start(cfg: RunConfig) -> None:
+    """ValueError where a prior would be trained on top of weights that nobody trained."""
+    if cfg.optim.train == "prior" and cfg.init_from is None:
+        raise ValueError("optim.train prior keeps all other weights; pass --init-from RUN, a run that has trained them")
 
 
 def check_sizes(cfg: RunConfig) -> None:
@@ -230,6 +237,7 @@ def dry_run(cfg: RunConfig, load_dataset: LoadDataset) -> None:
     """Prints what would be trained, and its cost, from one clip's forward pass."""
     device = choose_device(cfg.compute.device, "--compute.device")
     check_sizes(cfg)
+    check_start(cfg)
     data = cfg.data
     clips = load_dataset(split="train", **data.arguments())
     check_actions(cfg, clips)

@@ -18,6 +18,9 @@ from seqvae.training.rehearsal import Rehearsal
 SIGMA_LR = 10.0  # learning rate of a learned log sigma, relative to the rest: it has far to go
 
 
+TRAINED_WITH_PRIOR = ("prior", "likelihood")  # parts; a decoder's own sigma does not come with --init-from
+
+
 class TrainState:
     """Everything a run changes as it trains, and what it is trained with.
 
@@ -51,11 +54,17 @@ class TrainState:
                     "pass --model.norm group"
                 )
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if cfg.optim.train == "prior":
+            keep_all_but_prior(model)
         self.cfg, self.device = cfg, device
         self.model, self.objective = model.to(device), objective.to(device)
         self.step, self.best = 0, -math.inf
         self.counters = torch.zeros(3, dtype=torch.int64, device=device)
-        groups = model.parameter_groups()
+        groups = [
+            group | {"params": trained}
+            for group in model.parameter_groups()
+            if (trained := [weight for weight in group["params"] if weight.requires_grad])
+        ]
         if sigma := list(model.likelihood.parameters()):
             groups.append({"params": sigma, "scale": SIGMA_LR})
         self.optimizer = torch.optim.Adam(groups, lr=cfg.optim.lr, betas=(0.9, cfg.optim.beta2), fused=True)
@@ -73,6 +82,13 @@ class TrainState:
         if cfg.objective.loss_on == "future":
             self.mask[: cfg.data.n_past - 1] = 0
         self.rehearsal = Rehearsal(model, n_clips, self.n_predicted, device) if model.rehearsals else None
+
+    def train_mode(self) -> None:
+        """Put the model in train mode, all but the parts that stay as they are: a norm there keeps its statistics."""
+        self.model.train()
+        if self.cfg.optim.train == "prior":
+            for name, part in self.model.named_children():
+                part.train(name in TRAINED_WITH_PRIOR)
 
     @property
     def eval_model(self) -> VideoModel:
@@ -105,7 +121,8 @@ class TrainState:
             same = False
         if not same:
             raise ForeignCheckpoint(f"{name}optimizer is not Adam's state for these weights; it is from another run")
-        for weight in self.model.parameters() if saved["step"] else ():
+        trained = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        for weight in trained if saved["step"] else ():
             expected = {"step": torch.zeros(()), "exp_avg": weight, "exp_avg_sq": weight}
             check_like(self.optimizer.state.get(weight), expected, f"{name}optimizer")
         self.step, self.best = saved["step"], saved["best"]
@@ -145,3 +162,9 @@ class TrainState:
             return None
         shape = (n_clips, *video[0, -self.n_predicted :].shape)
         return torch.rand(shape, generator=generator, device=video.device)
+
+
+def keep_all_but_prior(model: VideoModel) -> None:
+    """Stop the gradient of every weight outside the prior and the likelihood."""
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name.split(".")[0] in TRAINED_WITH_PRIOR)

@@ -44,7 +44,8 @@ def train_step(state: TrainState, video: Tensor, actions: Tensor | None = None) 
         video: (B, T, C, H, W) floats, this process's clips of the batch (`distributed.shard`).
         actions: (B, F, A) of these clips, for a model that takes them.
     """
-    model, objective, optim = state.model.train(), state.objective.train(), state.cfg.optim
+    model, objective, optim = state.model, state.objective.train(), state.cfg.optim
+    state.train_mode()
     buffers = [*model.buffers(), *objective.buffers()]
     before = [buffer.clone() for buffer in buffers]
 
