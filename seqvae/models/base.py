@@ -63,6 +63,8 @@ class VideoModel(nn.Module, ABC, Generic[State]):
     A family's constructor takes (cfg, likelihood, *, channels, image_size, n_past), and assigns the likelihood last, so
     that no initialisation of weights touches it.
 
+    A learned prior is the submodule `prior`, which can be trained alone (`--optim.train prior`).
+
     Args:
         channels, image_size: of the videos, C and H = W.
         n_past: frames observed in training.

@@ -248,9 +248,12 @@ def dry_run(cfg: RunConfig, load_dataset: LoadDataset) -> None:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         noise = torch.randn(cfg.objective.n_importance, 1, data.n_predicted, model.z_dim)
         model.eval()(video, noise, None, torch.zeros(1, data.n_predicted, model.n_actions))
-    flops = 3 * cfg.optim.batch_size * counter.get_total_flops()  # the backward pass costs twice the forward one
+    whole = cfg.optim.train == "all"
+    # The backward pass costs twice the forward one; a prior's alone next to nothing.
+    flops = (3 if whole else 1) * cfg.optim.batch_size * counter.get_total_flops()
     n_weights = sum(sizes.values())
-    megabytes = 16 * n_weights / 1e6  # weight, gradient and Adam's two moments, 4 bytes each
+    n_trained = n_weights if whole else sizes["prior"]
+    megabytes = (4 * n_weights + 12 * n_trained) / 1e6  # weight, gradient and Adam's two moments, 4 bytes each
     clip_kb = video[0].numel() / 1e3
     print("weights        " + ", ".join(f"{name} {n / 1e6:.2f} M" for name, n in sizes.items()))
     print(f"               {n_weights / 1e6:.2f} M in all, {megabytes:.0f} MB with gradients and Adam's moments")

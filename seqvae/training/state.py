@@ -16,8 +16,6 @@ from seqvae.training.recompute import recompute_in_backward
 from seqvae.training.rehearsal import Rehearsal
 
 SIGMA_LR = 10.0  # learning rate of a learned log sigma, relative to the rest: it has far to go
-
-
 TRAINED_WITH_PRIOR = ("prior", "likelihood")  # parts; a decoder's own sigma does not come with --init-from
 
 
